@@ -1,0 +1,116 @@
+//! Frame buffers with headroom, and the pool that keeps steady traffic free of allocation.
+
+use std::ops::{Deref, DerefMut};
+
+/// Bytes kept free in front of an IP packet: virtio-net header (10), Ethernet header (14), two VLAN tags (8),
+/// rounded up.
+pub const HEADROOM: usize = 64;
+
+/// One frame as a TAP takes it (virtio-net header, then Ethernet), or the part of it built so far.
+///
+/// Headers are put in front of a payload that is already in place, so an IP packet is written once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FrameBuf {
+    storage: Vec<u8>,
+    start: usize,
+}
+
+impl FrameBuf {
+    /// An empty frame with [`HEADROOM`] bytes free in front.
+    pub fn with_headroom() -> Self {
+        FrameBuf { storage: vec![0; HEADROOM], start: HEADROOM }
+    }
+
+    /// A frame with these bytes and no headroom.
+    pub fn from_bytes(bytes: &[u8]) -> Self {
+        let mut frame = FrameBuf::with_headroom();
+        frame.storage.extend_from_slice(bytes);
+        frame
+    }
+
+    /// Makes the payload `len` bytes long (new bytes are zero) and returns it.
+    pub fn resize(&mut self, len: usize) -> &mut [u8] {
+        self.storage.resize(self.start + len, 0);
+        &mut self.storage[self.start..]
+    }
+
+    /// Takes `len` bytes of headroom into the frame and returns them.
+    ///
+    /// # Panics
+    /// When the headroom is used up: the caller's headers are longer than [`HEADROOM`], a bug.
+    pub fn prepend(&mut self, len: usize) -> &mut [u8] {
+        let start = self.start.checked_sub(len).expect("invariant: headers fit in HEADROOM");
+        self.start = start;
+        &mut self.storage[start..start + len]
+    }
+
+    /// Empties the frame and restores its headroom; keeps the allocation.
+    pub fn clear(&mut self) {
+        self.storage.resize(HEADROOM, 0);
+        self.start = HEADROOM;
+    }
+}
+
+impl Deref for FrameBuf {
+    type Target = [u8];
+    fn deref(&self) -> &[u8] {
+        &self.storage[self.start..]
+    }
+}
+
+impl DerefMut for FrameBuf {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.storage[self.start..]
+    }
+}
+
+/// Empty frames for reuse.
+#[derive(Debug, Default)]
+pub struct FramePool {
+    free: Vec<FrameBuf>,
+}
+
+impl FramePool {
+    /// Frames kept at most; what comes back beyond is freed. 64 super-segments are 4 MiB.
+    pub const LIMIT: usize = 64;
+
+    /// An empty frame, reused where one is free.
+    pub fn take(&mut self) -> FrameBuf {
+        self.free.pop().unwrap_or_else(FrameBuf::with_headroom)
+    }
+
+    /// Gives a frame back.
+    pub fn put(&mut self, mut frame: FrameBuf) {
+        if self.free.len() < Self::LIMIT {
+            frame.clear();
+            self.free.push(frame);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn headers_go_in_front_of_a_payload_in_place() {
+        let mut frame = FrameBuf::with_headroom();
+        frame.resize(3).copy_from_slice(b"xyz");
+        frame.prepend(2).copy_from_slice(b"ab");
+        assert_eq!(&*frame, b"abxyz");
+        frame.clear();
+        assert!(frame.is_empty());
+        frame.prepend(HEADROOM);
+        assert_eq!(frame.len(), HEADROOM);
+    }
+
+    #[test]
+    fn a_pool_keeps_no_more_than_its_limit_and_hands_out_empty_frames() {
+        let mut pool = FramePool::default();
+        for _ in 0..FramePool::LIMIT + 5 {
+            pool.put(FrameBuf::from_bytes(b"old"));
+        }
+        assert_eq!(pool.free.len(), FramePool::LIMIT);
+        assert!(pool.take().is_empty());
+    }
+}
