@@ -1,0 +1,13 @@
+//! The simulator: hosts, appliances and a seeded WAN in one process on virtual time.
+//!
+//! Every run is a function of its seed: no clock, no I/O, no threads. What a run measures is therefore exact, and a
+//! failing seed replays with `SIM_SEED=<seed> cargo test --test sim`.
+
+mod agenda;
+mod channel;
+mod channel_table;
+mod identity;
+mod line;
+mod pattern;
+mod progress;
+mod settings;
