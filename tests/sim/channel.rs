@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use longhaul::channel::{Channel, ChannelStats, Event, ReadState, StreamId};
 use longhaul::units::{BitRate, ByteCount, Instant};
+use longhaul::wan::{Link, LinkStats, Outage};
 
 use crate::agenda::Agenda;
 use crate::identity::End;
-use crate::line::{DATAGRAM_OVERHEAD, Line, LineCounters, PathSpec};
+use crate::path::{DATAGRAM_OVERHEAD, PathSpec};
 use crate::pattern::{Content, Pattern};
 use crate::progress::Progress;
 
@@ -101,9 +102,9 @@ pub struct ChannelOutcome {
     /// Delivered bytes of both directions by bins of 10 ms (A to B).
     pub bins: Vec<u64>,
     /// The line from A to B.
-    pub line: LineCounters,
+    pub line: LinkStats,
     /// The line from B to A.
-    pub line_back: LineCounters,
+    pub line_back: LinkStats,
     /// A's own counters at the end.
     pub stats: ChannelStats,
     /// Steps of the simulation.
@@ -137,7 +138,7 @@ struct Incoming {
 struct Side {
     end: End,
     channel: Channel,
-    line: Line,
+    line: Link,
     deadline: Option<Instant>,
     outgoing: BTreeMap<StreamId, Outgoing>,
     incoming: BTreeMap<StreamId, Incoming>,
@@ -193,7 +194,9 @@ pub fn run(run: &ChannelRun) -> ChannelOutcome {
         while let Some(&(at, rate)) = changes.last()
             && Instant::ZERO + at <= next
         {
-            rig.sides.iter_mut().for_each(|side| side.line.set_rate(rate));
+            for side in &mut rig.sides {
+                side.line.set_rate(rate).expect("a rate above zero");
+            }
             changes.pop();
         }
         while let Some(at) = next_trace
@@ -204,10 +207,15 @@ pub fn run(run: &ChannelRun) -> ChannelOutcome {
         }
         rig.now = next;
         steps += 1;
-        progress.on_step(next, || rig.describe());
+        if let Err(cause) = progress.step(next) {
+            panic!("{cause}: {}", rig.describe());
+        }
         rig.step();
         let idle = rig.is_idle();
-        progress.on_bytes(next, rig.sides[0].delivered + rig.sides[1].delivered, idle, || rig.describe());
+        let delivered = rig.sides[0].delivered + rig.sides[1].delivered;
+        if let Err(cause) = progress.bytes(next, delivered, idle) {
+            panic!("{cause}: {}", rig.describe());
+        }
         if run.bytes.is_some() && rig.is_complete() {
             finished = Some(rig.now - Instant::ZERO);
             break;
@@ -221,12 +229,13 @@ pub fn run(run: &ChannelRun) -> ChannelOutcome {
 
 impl<'a> Rig<'a> {
     fn new(run: &'a ChannelRun) -> Self {
+        let lines = run.path.links(run.seed);
         let side = |end: End| {
             let mut config = end.channel_config(1500);
             config.rate = run.operator_rate;
-            let mut line = Line::new(&run.path, run.seed.wrapping_mul(2) + end.index() as u64);
+            let mut line = lines[end.index()].clone();
             for (from, until) in &run.outages {
-                line.add_outage(Instant::ZERO + *from, Instant::ZERO + *until);
+                line.add_outage(Outage { from: Instant::ZERO + *from, until: Instant::ZERO + *until });
             }
             Side {
                 end,
@@ -407,7 +416,7 @@ impl<'a> Rig<'a> {
                     self.queue_samples += 1;
                     self.queue_max = self.queue_max.max(wait);
                 }
-                if let Some(at) = side.line.offer(now, datagram.len() + DATAGRAM_OVERHEAD) {
+                if let Some(at) = side.line.offer(now, (datagram.len() + DATAGRAM_OVERHEAD) as u32).delivery() {
                     let mut copy = self.spare.pop().unwrap_or_default();
                     copy.clear();
                     copy.extend_from_slice(datagram);
@@ -440,7 +449,10 @@ impl<'a> Rig<'a> {
             let _ = write!(
                 text,
                 "\n  {:?}: deadline {:?}, written {written}, delivered {}, {:?}, {stats:?}",
-                side.end, side.deadline, side.delivered, side.line.counters
+                side.end,
+                side.deadline,
+                side.delivered,
+                side.line.stats()
             );
         }
         text
@@ -466,7 +478,7 @@ impl<'a> Rig<'a> {
             stats.min_rtt.unwrap_or_default(),
             stats.datagrams_lost,
             stats.datagrams_lost_spuriously,
-            side.line.counters.queue_dropped,
+            side.line.stats().queue_full,
             stats.backlog.to_string(),
         );
     }
@@ -493,8 +505,8 @@ impl<'a> Rig<'a> {
             in_flight_max: a.in_flight_max,
             per_stream: b.incoming.values().map(|stream| stream.consumed).collect(),
             bins: self.bins,
-            line: a.line.counters,
-            line_back: b.line.counters,
+            line: a.line.stats(),
+            line_back: b.line.stats(),
             stats,
             steps,
         }

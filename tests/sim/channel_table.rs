@@ -2,7 +2,7 @@
 //!
 //! `cargo test --release --test sim -- --ignored channel_table --nocapture`, with
 //! `SIM_TABLE` = `links` (default), `matrix` or `links,matrix`; `SIM_LINK` = names of links;
-//! `SIM_RATE` (Mbps), `SIM_RTT` (ms), `SIM_LOSS` (per cent), `SIM_JITTER` (ms, or per cent of the RTT as `30%`) = the
+//! `SIM_RATE` (Mbps), `SIM_RTT` (ms), `SIM_LOSS` (per cent), `SIM_JITTER` (ms, or per cent of the RTT as `30%`; with `r` behind it, packets overtake) = the
 //! values of the matrix, comma-separated; `SIM_BURST` = mean length of a loss burst; `SIM_QUEUE` = queue in BDP;
 //! `SIM_SECONDS`, `SIM_SETTLE`, `SIM_STREAMS`, `SIM_BACK` (streams from B to A), `SIM_SEED`;
 //! `SIM_OPERATOR_RATE` (Mbps) = the operator's cap; `SIM_TRACE` = a line of gauges every so many milliseconds.
@@ -10,9 +10,10 @@
 use std::time::{Duration, Instant as WallInstant};
 
 use longhaul::units::BitRate;
+use longhaul::wan::Jitter;
 
 use crate::channel::{ChannelOutcome, ChannelRun, run};
-use crate::line::PathSpec;
+use crate::path::PathSpec;
 use crate::settings;
 
 #[test]
@@ -41,15 +42,19 @@ fn matrix() -> Vec<PathSpec> {
     for rate in &rates {
         for rtt in &rtts {
             for jitter in &jitters {
-                let jitter_ms = match jitter.strip_suffix('%') {
+                let (amount, shape) = match jitter.strip_suffix('r') {
+                    Some(amount) => (amount, Jitter::reordering as fn(Duration) -> Jitter),
+                    None => (jitter.as_str(), Jitter::ordered as fn(Duration) -> Jitter),
+                };
+                let jitter_ms = match amount.strip_suffix('%') {
                     Some(share) => rtt * share.parse::<f64>().expect("SIM_JITTER: a number before %") / 100.0,
-                    None => jitter.parse().expect("SIM_JITTER: milliseconds"),
+                    None => amount.parse().expect("SIM_JITTER: milliseconds"),
                 };
                 for loss in &losses {
                     let name = format!("{rate} Mbps {rtt} ms {loss} % jitter {jitter}");
                     let ms = |ms: f64| Duration::from_secs_f64(ms / 1e3);
                     let path = PathSpec::new(BitRate::from_mbps(*rate), ms(*rtt), queue);
-                    cells.push(path.loss_percent(*loss).burst(burst).jitter(ms(jitter_ms)).named(&name));
+                    cells.push(path.loss(*loss, burst).jitter(shape(ms(jitter_ms))).named(&name));
                 }
             }
         }
@@ -94,15 +99,15 @@ fn print_row(spec: &ChannelRun, outcome: &ChannelOutcome, wall: Duration) {
         "| {:<36} | {} | {:.1} | {:.1} | {} | {:.3} | {:.3} | {:.4} | {:.2} / {:.2} | {} | {} | {} | {:.1} |",
         path.name,
         outcome.goodput,
-        of(outcome.goodput, path.rate),
+        of(outcome.goodput, path.rate()),
         of(outcome.goodput, path.ceiling()),
         outcome.time_to_90.map_or("never".to_owned(), |time| format!("{:.0}", ms(time))),
         outcome.retransmitted * 100.0,
-        (outcome.retransmitted - path.loss) * 100.0,
+        (outcome.retransmitted - path.loss_share()) * 100.0,
         outcome.spurious * 100.0,
         ms(outcome.queue_mean),
         ms(outcome.queue_max),
-        outcome.line.queue_dropped,
+        outcome.line.queue_full,
         outcome.backlog_max,
         outcome.in_flight_max,
         wall.as_secs_f64(),

@@ -161,9 +161,8 @@ impl Host {
             socket.listen(IpListenEndpoint { addr: None, port: plan.port }).expect("a new socket can listen");
             self.listeners.push(self.sockets.add(socket));
         }
-        let pattern = |writer: End| {
-            Pattern::new(seed ^ (u64::from(index) << 40) ^ ((writer.index() as u64) << 60), plan.content)
-        };
+        let pattern =
+            |writer: End| Pattern::new(seed ^ (u64::from(index) << 40) ^ ((writer.index() as u64) << 60), plan.content);
         let (outgoing, incoming) = (pattern(self.end), pattern(self.end.other()));
         self.talks.push(Talk {
             plan,
@@ -322,7 +321,7 @@ impl Talk {
         }
         acted |= self.read(end, now, socket);
         if self.seen.connected_at.is_some() && state != State::Closed {
-            acted |= self.write(end, socket);
+            acted |= self.write(end, now, socket);
         }
         if self.seen.acked_at.is_none() && self.seen.sent == to_send && self.seen.closed && socket.send_queue() == 0 {
             self.seen.acked_at = Some(at);
@@ -380,7 +379,7 @@ impl Talk {
         }
     }
 
-    fn write(&mut self, end: End, socket: &mut Socket<'_>) -> bool {
+    fn write(&mut self, end: End, now: Instant, socket: &mut Socket<'_>) -> bool {
         if end != self.plan.client && self.plan.reply_after_end && self.seen.ended_at.is_none() {
             return false;
         }
@@ -399,11 +398,14 @@ impl Talk {
             acted = true;
             if abort_at.is_some_and(|after| self.seen.sent >= after) {
                 socket.abort();
-                self.seen.reset_at = self.seen.connected_at;
+                self.seen.reset_at = Some(now - Instant::ZERO);
                 return true;
             }
         }
-        if self.seen.sent == to_send && !self.seen.closed && socket.may_send() {
+        // Who has nothing to say listens to the end first, unless both or the script say otherwise.
+        let listens = to_send == 0 && self.plan.bytes[end.other().index()] > 0 && !self.plan.closes_early;
+        let ready = self.seen.sent == to_send && (!listens || self.seen.ended_at.is_some());
+        if ready && !self.seen.closed && socket.may_send() {
             socket.close();
             self.seen.closed = true;
             acted = true;
@@ -416,9 +418,4 @@ impl Talk {
 pub fn address(end: End, v6: bool) -> IpAddr {
     let last = end.index() as u8 + 1;
     if v6 { IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, u16::from(last)]) } else { IpAddr::from([10, 0, 0, last]) }
-}
-
-/// As a duration since the clock's start.
-pub fn since_start(at: Instant) -> Duration {
-    at - Instant::ZERO
 }

@@ -6,8 +6,13 @@
 mod agenda;
 mod channel;
 mod channel_table;
+mod host;
 mod identity;
-mod line;
+mod network;
+mod offload;
+mod path;
 mod pattern;
 mod progress;
+mod script;
 mod settings;
+mod wire;

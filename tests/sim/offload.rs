@@ -235,8 +235,7 @@ pub fn as_complete(ethernet: &[u8], out: &mut Vec<u8>) {
 pub fn as_partial(ethernet: &[u8], out: &mut Vec<u8>) {
     let Some(layout) = TcpLayout::of(ethernet) else { return as_complete(ethernet, out) };
     out.clear();
-    let vnet =
-        Vnet { flags: NEEDS_CSUM, csum_start: layout.tcp as u16, csum_offset: 16, ..Vnet::default() };
+    let vnet = Vnet { flags: NEEDS_CSUM, csum_start: layout.tcp as u16, csum_offset: 16, ..Vnet::default() };
     vnet.write(out);
     out.extend_from_slice(ethernet);
     let partial = fold(layout.pseudo_sum(ethernet, layout.end - layout.tcp));

@@ -16,7 +16,8 @@ pub struct Pause {
     pub lasts: Duration,
 }
 
-/// One TCP connection between the hosts. Each end closes its direction after its last byte.
+/// One TCP connection between the hosts. Each end closes its direction after its last byte; an end that sends nothing
+/// closes when the other has.
 #[derive(Clone, Debug)]
 pub struct Connection {
     /// Who opens it.
@@ -31,6 +32,8 @@ pub struct Connection {
     pub content: Content,
     /// The server sends only after the client's direction has ended.
     pub reply_after_end: bool,
+    /// An end that sends nothing closes its direction at once.
+    pub closes_early: bool,
     /// Resting readers.
     pub pauses: Vec<Pause>,
     /// This end resets the connection after it has sent so many bytes.
@@ -49,6 +52,7 @@ impl Connection {
             bytes: [bytes, 0],
             content: Content::Random,
             reply_after_end: false,
+            closes_early: false,
             pauses: Vec::new(),
             abort: None,
             listening: true,

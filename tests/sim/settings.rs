@@ -23,4 +23,3 @@ pub fn list<T: FromStr + Clone>(name: &str, default: &[T]) -> Vec<T> {
 pub fn value<T: FromStr + Clone>(name: &str, default: T) -> T {
     list(name, &[default]).remove(0)
 }
-
