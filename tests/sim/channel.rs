@@ -73,6 +73,8 @@ impl ChannelRun {
 /// What a run showed. Directions: what A sent to B, unless said otherwise.
 #[derive(Clone, Debug)]
 pub struct ChannelOutcome {
+    /// What headers and loss leave of the line rate.
+    pub ceiling: BitRate,
     /// Stream bytes delivered from `settle` on, per second.
     pub goodput: BitRate,
     /// The same from B to A.
@@ -103,8 +105,6 @@ pub struct ChannelOutcome {
     pub bins: Vec<u64>,
     /// The line from A to B.
     pub line: LinkStats,
-    /// The line from B to A.
-    pub line_back: LinkStats,
     /// A's own counters at the end.
     pub stats: ChannelStats,
     /// Steps of the simulation.
@@ -491,6 +491,7 @@ impl<'a> Rig<'a> {
         let share = |part: u64, whole: u64| if whole == 0 { 0.0 } else { part as f64 / whole as f64 };
         let up_at = self.up_at.map(|at| at - Instant::ZERO);
         ChannelOutcome {
+            ceiling: run.path.ceiling(),
             goodput: BitRate::from_transfer(ByteCount::new(self.after_settle), measured),
             goodput_back: BitRate::from_transfer(ByteCount::new(self.back_after_settle), measured),
             time_to_90: time_to_90(&self.bins, run, up_at.unwrap_or_default()),
@@ -506,7 +507,6 @@ impl<'a> Rig<'a> {
             per_stream: b.incoming.values().map(|stream| stream.consumed).collect(),
             bins: self.bins,
             line: a.line.stats(),
-            line_back: b.line.stats(),
             stats,
             steps,
         }

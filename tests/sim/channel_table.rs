@@ -64,12 +64,12 @@ fn matrix() -> Vec<PathSpec> {
 
 fn print_table(title: &str, cells: impl Iterator<Item = PathSpec>) {
     println!("\n{title}\n");
-    println!(
-        "| {:<36} | goodput | % line | % ceiling | to 90 % ms | resent % | excess % | spurious % | queue mean/max ms | \
-         dropped | backlog | in flight | wall s |",
-        "path"
-    );
-    println!("|{:-<38}|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|", "");
+    let columns = [
+        "goodput", "% line", "% ceiling", "back", "up ms", "to 90 % ms", "resent %", "excess %", "declared lost %",
+        "spurious %", "queue mean ms", "queue max ms", "dropped", "backlog", "in flight", "steps", "wall s",
+    ];
+    println!("| {:<36} | {} |", "path", columns.join(" | "));
+    println!("|{:-<38}|{}", "", "---:|".repeat(columns.len()));
     for path in cells {
         let run_spec = configured(path);
         let started = WallInstant::now();
@@ -95,21 +95,25 @@ fn print_row(spec: &ChannelRun, outcome: &ChannelOutcome, wall: Duration) {
     let path = &spec.path;
     let of = |part: BitRate, whole: BitRate| 100.0 * part.as_bps() as f64 / whole.as_bps() as f64;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
-    println!(
-        "| {:<36} | {} | {:.1} | {:.1} | {} | {:.3} | {:.3} | {:.4} | {:.2} / {:.2} | {} | {} | {} | {:.1} |",
-        path.name,
-        outcome.goodput,
-        of(outcome.goodput, path.rate()),
-        of(outcome.goodput, path.ceiling()),
-        outcome.time_to_90.map_or("never".to_owned(), |time| format!("{:.0}", ms(time))),
-        outcome.retransmitted * 100.0,
-        (outcome.retransmitted - path.loss_share()) * 100.0,
-        outcome.spurious * 100.0,
-        ms(outcome.queue_mean),
-        ms(outcome.queue_max),
-        outcome.line.queue_full,
-        outcome.backlog_max,
-        outcome.in_flight_max,
-        wall.as_secs_f64(),
-    );
+    let optional = |time: Option<Duration>| time.map_or("never".to_owned(), |time| format!("{:.0}", ms(time)));
+    let cells = [
+        outcome.goodput.to_string(),
+        format!("{:.1}", of(outcome.goodput, path.rate())),
+        format!("{:.1}", of(outcome.goodput, outcome.ceiling)),
+        outcome.goodput_back.to_string(),
+        optional(outcome.handshake),
+        optional(outcome.time_to_90),
+        format!("{:.3}", outcome.retransmitted * 100.0),
+        format!("{:.3}", (outcome.retransmitted - path.loss_share()) * 100.0),
+        format!("{:.3}", outcome.declared_lost * 100.0),
+        format!("{:.4}", outcome.spurious * 100.0),
+        format!("{:.2}", ms(outcome.queue_mean)),
+        format!("{:.2}", ms(outcome.queue_max)),
+        outcome.line.queue_full.to_string(),
+        outcome.backlog_max.to_string(),
+        outcome.in_flight_max.to_string(),
+        outcome.steps.to_string(),
+        format!("{:.1}", wall.as_secs_f64()),
+    ];
+    println!("| {:<36} | {} |", path.name, cells.join(" | "));
 }

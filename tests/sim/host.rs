@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
-use std::time::Duration;
 
 use longhaul::units::Instant;
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};

@@ -4,8 +4,11 @@
 //! failing seed replays with `SIM_SEED=<seed> cargo test --test sim`.
 
 mod agenda;
+mod appliance;
 mod channel;
+mod channel_scenarios;
 mod channel_table;
+mod goodput;
 mod host;
 mod identity;
 mod network;
@@ -13,6 +16,8 @@ mod offload;
 mod path;
 mod pattern;
 mod progress;
+mod random;
+mod scenarios;
 mod script;
 mod settings;
 mod wire;

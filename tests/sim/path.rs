@@ -59,11 +59,6 @@ impl PathSpec {
         links::ALL.into_iter().map(spec).collect()
     }
 
-    /// The link of the report with this name.
-    pub fn of_report(name: &str) -> PathSpec {
-        PathSpec::report().into_iter().find(|path| path.name == name).expect("a link of the report")
-    }
-
     /// Line rate.
     pub fn rate(&self) -> BitRate {
         self.link.rate
