@@ -1,9 +1,39 @@
 //! Bytes to a checked view: Ethernet, VLAN stack, IPv4/IPv6, TCP; flow keys; the virtio-net header.
+//!
+//! A *frame* here is what a TAP hands over: a [`VnetHeader`], then Ethernet. [`classify`] says what it carries and
+//! never panics, whatever the bytes. The builders go the other way: they put the outer headers in front of an IP
+//! packet that is already in place in a [`crate::buffer::FrameBuf`].
 
-use std::net::SocketAddr;
+mod build;
+mod checksum;
+mod classify;
+#[cfg(test)]
+mod fixtures;
+mod flow;
+mod l2;
+mod mss;
+mod segment;
+mod vnet;
 
-/// Length of the virtio-net header a TAP puts in front of each frame (virtio 1.2 section 5.1.6, `struct virtio_net_hdr`).
-pub const VNET_HEADER_LEN: usize = 10;
+pub use build::{
+    MalformedPacket, SynOptions, arp_probe, bare_ack, bare_rst, bare_syn, encapsulate_tcp, neighbor_solicitation,
+};
+pub use classify::{Classified, IpPacket, Neighbor, Reason, Untouchable, classify};
+pub use flow::FlowKey;
+pub use l2::{ETHERNET_HEADER_LEN, L2Header, MacAddr, VlanIds, VlanStack, VlanTag};
+pub use mss::{ChecksumField, clamp_mss, rewrite_mss};
+pub use segment::{TCP_HEADER_LEN, TcpFlags, TcpOptions, TcpSegment};
+pub use vnet::{VNET_HEADER_LEN, VnetHeader};
+
+/// Length of an IPv4 header without options.
+pub const IPV4_HEADER_LEN: usize = 20;
+
+/// Length of an IPv6 header without extensions.
+pub const IPV6_HEADER_LEN: usize = 40;
+
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
 
 /// The two sides of the bridge.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
@@ -24,55 +54,20 @@ impl Port {
     }
 }
 
-/// An Ethernet address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord, Default)]
-pub struct MacAddr(pub [u8; 6]);
-
-/// One VLAN tag as on the wire: TPID (0x8100, 0x88a8, …) and TCI (PCP, DEI, VID).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct VlanTag {
-    /// Tag protocol identifier.
-    pub tpid: u16,
-    /// Tag control information.
-    pub tci: u16,
+/// The bytes are no encoding of ours: the peer is broken or of another version.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// They end too early.
+    #[error("encoding is cut short")]
+    Truncated,
+    /// A field has a value that no encoder writes.
+    #[error("encoding has an invalid field")]
+    Invalid,
 }
 
-/// The tags of a frame, outermost first; at most two (deeper stacks are never terminated).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct VlanStack {
-    /// The tags; `None` past the innermost.
-    pub tags: [Option<VlanTag>; 2],
-}
-
-/// The VLAN identifiers of a flow, outermost first: part of its key (PCP and DEI are not).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, PartialOrd, Ord)]
-pub struct VlanIds(pub [Option<u16>; 2]);
-
-/// An Ethernet header to be re-emitted: addresses and the whole VLAN stack with priorities.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-pub struct L2Header {
-    /// Destination address.
-    pub dst: MacAddr,
-    /// Source address.
-    pub src: MacAddr,
-    /// VLAN stack.
-    pub vlans: VlanStack,
-}
-
-/// One direction of a TCP connection: VLAN identifiers and both socket addresses.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
-pub struct FlowKey {
-    /// The VLANs it was seen on: the same addresses on two VLANs are two flows.
-    pub vlans: VlanIds,
-    /// Who sends in this direction.
-    pub src: SocketAddr,
-    /// Who receives in this direction.
-    pub dst: SocketAddr,
-}
-
-impl FlowKey {
-    /// The key of the other direction.
-    pub const fn reversed(self) -> FlowKey {
-        FlowKey { vlans: self.vlans, src: self.dst, dst: self.src }
-    }
+/// Takes the first `N` bytes off `bytes`.
+fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], DecodeError> {
+    let (head, rest) = bytes.split_first_chunk::<N>().ok_or(DecodeError::Truncated)?;
+    *bytes = rest;
+    Ok(*head)
 }

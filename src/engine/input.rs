@@ -1,0 +1,144 @@
+//! What becomes of a frame: forward it, learn from it, or hand it to the flow it belongs to.
+
+use crate::frame::{Classified, Port, TcpSegment, Untouchable, classify};
+use crate::rules::Action;
+use crate::units::Instant;
+
+use super::bypass::BypassReason;
+use super::flow::{FlowId, Stage};
+use super::{Engine, Fate};
+
+impl Engine {
+    pub(super) fn dispatch_frame(&mut self, now: Instant, port: Port, frame: &[u8]) -> Fate {
+        match classify(frame) {
+            Classified::Tcp(segment) => {
+                let (src, dst) = (segment.key.src.ip(), segment.key.dst.ip());
+                let fate = self.handle_segment(now, port, frame, &segment);
+                if fate == Fate::Forward || port == Port::Lan {
+                    self.learning.handle_ip(now, port, &segment.l2, src, dst);
+                }
+                fate
+            }
+            Classified::Untouchable(untouchable) => {
+                self.note_untouchable(now, port, &untouchable, frame.len());
+                if let Some(key) = untouchable.key {
+                    self.learning.handle_ip(now, port, &untouchable.l2, key.src.ip(), key.dst.ip());
+                }
+                Fate::Forward
+            }
+            Classified::Neighbor(neighbor) => {
+                self.learning.handle_neighbor(now, port, &neighbor);
+                if port == Port::Lan {
+                    self.retry_resolving(neighbor.ip);
+                }
+                // The answer to a probe of ours is nobody else's business.
+                if neighbor.l2.dst == self.own_mac { Fate::Taken } else { Fate::Forward }
+            }
+            Classified::Ip(packet) => {
+                self.learning.handle_ip(now, port, &packet.l2, packet.src, packet.dst);
+                Fate::Forward
+            }
+            Classified::Other => Fate::Forward,
+        }
+    }
+
+    fn handle_segment(&mut self, now: Instant, port: Port, frame: &[u8], segment: &TcpSegment<'_>) -> Fate {
+        let key = segment.key;
+        if let Some(id) = self.flows.by_host_key(&key) {
+            if port == Port::Lan {
+                return self.handle_host_segment(now, id, frame, segment);
+            }
+            return self.handle_stray(id);
+        }
+        if let Some(id) = self.flows.by_host_key(&key.reversed()) {
+            if port == Port::Wan && segment.flags.opens() && self.is_connecting(id) {
+                // The opener's appliance has let the SYN go after all: leave the connection to the hosts.
+                self.abandon(now, id);
+                return Fate::Forward;
+            }
+            return self.handle_stray(id);
+        }
+        match port {
+            Port::Wan => {
+                if segment.flags.opens() {
+                    self.bypass.count(BypassReason::WanInitiated);
+                }
+                Fate::Forward
+            }
+            Port::Lan if segment.flags.opens() => self.handle_syn(now, frame, segment),
+            Port::Lan => self.handle_unknown(now, segment),
+        }
+    }
+
+    /// A segment of the host of a flow, by the LAN port.
+    fn handle_host_segment(&mut self, now: Instant, id: FlowId, frame: &[u8], segment: &TcpSegment<'_>) -> Fate {
+        let Some(flow) = self.flows.flow_mut(id) else { return Fate::Forward };
+        let Some(endpoint) = &mut flow.endpoint else { return self.handle_held_segment(now, id, frame, segment) };
+        if !segment.verify_checksums() {
+            self.counters.bad_checksum += 1;
+            return Fate::Taken;
+        }
+        if flow.host_l2 != Some(segment.l2) && segment.l2.src.is_unicast() && segment.l2.dst.is_unicast() {
+            flow.host_l2 = Some(segment.l2);
+            endpoint.set_l2(segment.l2.reversed());
+        }
+        endpoint.handle_segment(now, segment.ip_packet);
+        self.mark_dirty(id);
+        Fate::Taken
+    }
+
+    /// A segment with the addresses of a flow where none can come from.
+    fn handle_stray(&mut self, id: FlowId) -> Fate {
+        // Before there is an endpoint, nothing of the flow exists but a SYN that we hold.
+        if self.flows.flow(id).is_some_and(|flow| flow.endpoint.is_none()) {
+            return Fate::Forward;
+        }
+        self.counters.stray_segments += 1;
+        Fate::Taken
+    }
+
+    fn is_connecting(&self, id: FlowId) -> bool {
+        self.flows.flow(id).is_some_and(|flow| matches!(flow.stage, Stage::Connecting { .. } | Stage::Resolving(_)))
+    }
+
+    /// A segment of a host that is neither a SYN nor of a flow.
+    fn handle_unknown(&mut self, now: Instant, segment: &TcpSegment<'_>) -> Fate {
+        let key = segment.key;
+        if self.bypass.seen(now, &key, segment.ip_packet.len()).is_some() {
+            return Fate::Forward;
+        }
+        if self.closed.handle_segment(now, segment, &mut self.output)
+            || self.orphans.handle_segment(segment, &mut self.timers, &mut self.output)
+        {
+            self.counters.late_segments += 1;
+            return Fate::Taken;
+        }
+        if segment.flags.syn() {
+            self.bypass.record(now, key, BypassReason::WanInitiated, None, None);
+        } else {
+            let verdict = self.rules.verdict(&key);
+            let opposite = self.rules.verdict(&key.reversed());
+            let is_wanted = |action| matches!(action, Action::Accelerate { .. });
+            let reason = match is_wanted(verdict.action) || is_wanted(opposite.action) {
+                true => BypassReason::MidStream,
+                false => BypassReason::Rule,
+            };
+            self.bypass.note(now, key, reason, verdict.rule, None);
+        }
+        Fate::Forward
+    }
+
+    fn note_untouchable(&mut self, now: Instant, port: Port, untouchable: &Untouchable, frame_len: usize) {
+        let reason = BypassReason::from(untouchable.reason);
+        match untouchable.key {
+            // Later fragments have no ports to tell connections apart: they are counted one by one.
+            None => self.bypass.count(reason),
+            Some(key) if port == Port::Lan && self.flows.by_host_key(&key).is_none() => {
+                if self.bypass.seen(now, &key, frame_len).is_none() {
+                    self.bypass.note(now, key, reason, None, None);
+                }
+            }
+            Some(_) => self.bypass.count(reason),
+        }
+    }
+}

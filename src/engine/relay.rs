@@ -1,0 +1,240 @@
+//! Moving the bytes of one flow: endpoint to codec to channel, and back.
+//!
+//! # Outbound (host to peer)
+//! 1. The host's segments are in the endpoint's receive buffer, acknowledged.
+//! 2. If nothing waits for the channel, one block is taken out: what is there, up to two milliseconds of line time. It
+//!    never waits for more, or request and answer would deadlock over it.
+//! 3. It is compressed, or stored, behind its header.
+//! 4. What the channel does not take waits here: at most one block.
+//! 5. While it waits nothing is taken out, the receive buffer fills, and the host's window closes.
+//! 6. After the host's FIN and its last byte the stream's direction is finished; the other one goes on.
+//!
+//! # Inbound (peer to host)
+//! 1. The channel has in-order bytes of the stream; each is still charged to the peer's credit.
+//! 2. A block is decoded when all of it has come and the endpoint's send buffer has room for all of it.
+//! 3. Only then it is consumed in the channel, which returns the credit: a host that reads slowly closes the peer's
+//!    credit, then the far endpoint's window, then the far host.
+//! 4. After the end of the stream's direction and its last byte the endpoint sends FIN.
+
+use crate::channel::{Channel, ReadState, StreamId};
+use crate::codec::{
+    BLOCK_HEADER_LEN_MAX, BLOCK_LEN_MAX, BlockError, BlockHeader, CodecStats, Compressor, decompress, parse_header,
+};
+use crate::tcp::Endpoint;
+use crate::units::{ByteCount, Instant};
+
+use super::limits::block_size;
+
+/// Blocks moved per direction before other flows and the sockets get their turn: compressing eight blocks of 64 KiB
+/// takes about a millisecond.
+const BLOCKS_PER_PUMP: usize = 8;
+
+/// Longest encoded block.
+const ENCODED_LEN_MAX: usize = BLOCK_LEN_MAX + BLOCK_HEADER_LEN_MAX;
+
+/// Room to decode in, one for all flows.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    encoded: Vec<u8>,
+    decoded: Vec<u8>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Scratch { encoded: vec![0; ENCODED_LEN_MAX], decoded: vec![0; BLOCK_LEN_MAX] }
+    }
+}
+
+/// Whether a direction has more to do at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Progress {
+    /// It waits for the host, the channel or its own end.
+    Waiting,
+    /// Its turn is over, but not its work.
+    More,
+}
+
+/// The bytes of one flow between endpoint and channel.
+#[derive(Debug)]
+pub(super) struct Relay {
+    compressor: Compressor,
+    /// Encoded bytes that the channel has not taken: a message and at most one block.
+    outbound: Vec<u8>,
+    /// How far the channel has taken [`Relay::outbound`].
+    outbound_at: usize,
+    /// Decoded bytes that the endpoint did not take after all: at most one block.
+    inbound: Vec<u8>,
+    /// Whether our direction of the stream has been finished.
+    is_outbound_finished: bool,
+    /// Whether the peer's direction has ended and all of it is with the endpoint.
+    is_inbound_finished: bool,
+    from_host: ByteCount,
+    to_host: ByteCount,
+    from_peer_encoded: ByteCount,
+}
+
+impl Relay {
+    pub(super) fn new(compress: bool) -> Self {
+        Relay {
+            compressor: Compressor::new(compress),
+            outbound: Vec::new(),
+            outbound_at: 0,
+            inbound: Vec::new(),
+            is_outbound_finished: false,
+            is_inbound_finished: false,
+            from_host: ByteCount::ZERO,
+            to_host: ByteCount::ZERO,
+            from_peer_encoded: ByteCount::ZERO,
+        }
+    }
+
+    /// Where a message is put that the stream carries before its next block.
+    pub(super) fn message_buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.outbound
+    }
+
+    /// Takes out what the channel has not taken.
+    pub(super) fn take_waiting(&mut self) -> Vec<u8> {
+        let mut waiting = std::mem::take(&mut self.outbound);
+        waiting.drain(..self.outbound_at);
+        self.outbound_at = 0;
+        waiting
+    }
+
+    /// Hands the channel what waits. True when nothing waits any more.
+    pub(super) fn flush(&mut self, now: Instant, channel: &mut Channel, stream: StreamId) -> bool {
+        if self.outbound_at < self.outbound.len() {
+            self.outbound_at += channel.write(now, stream, &self.outbound[self.outbound_at..]);
+        }
+        if self.outbound_at < self.outbound.len() {
+            return false;
+        }
+        self.outbound.clear();
+        self.outbound_at = 0;
+        true
+    }
+
+    /// Host to peer, see the numbers above.
+    pub(super) fn pump_outbound(
+        &mut self,
+        now: Instant,
+        endpoint: &mut Endpoint,
+        channel: &mut Channel,
+        stream: StreamId,
+    ) -> Progress {
+        if self.is_outbound_finished {
+            return Progress::Waiting;
+        }
+        let block_size = block_size(channel.pacing_rate());
+        for _ in 0..BLOCKS_PER_PUMP {
+            if !self.flush(now, channel, stream) {
+                return Progress::Waiting;
+            }
+            if endpoint.readable() == 0 {
+                if endpoint.is_recv_finished() {
+                    channel.finish(stream);
+                    self.is_outbound_finished = true;
+                }
+                return Progress::Waiting;
+            }
+            let (compressor, outbound) = (&mut self.compressor, &mut self.outbound);
+            let taken = endpoint.recv(|bytes| {
+                let block = &bytes[..bytes.len().min(block_size)];
+                if !block.is_empty() {
+                    compressor.compress(now, block, outbound);
+                }
+                (block.len(), block.len())
+            });
+            self.from_host += ByteCount::from(taken.unwrap_or(0));
+        }
+        Progress::More
+    }
+
+    /// Peer to host, see the numbers above.
+    pub(super) fn pump_inbound(
+        &mut self,
+        endpoint: &mut Endpoint,
+        channel: &mut Channel,
+        stream: StreamId,
+        scratch: &mut Scratch,
+    ) -> Result<Progress, BlockError> {
+        if self.is_inbound_finished {
+            return Ok(Progress::Waiting);
+        }
+        let mut end = channel.consume(stream, 0);
+        for _ in 0..BLOCKS_PER_PUMP {
+            if !self.inbound.is_empty() {
+                let taken = endpoint.send(&self.inbound);
+                self.inbound.drain(..taken);
+                self.to_host += ByteCount::from(taken);
+                if !self.inbound.is_empty() {
+                    return Ok(Progress::Waiting);
+                }
+            }
+            if end == ReadState::Finished {
+                endpoint.finish();
+                self.is_inbound_finished = true;
+                return Ok(Progress::Waiting);
+            }
+            let Some(header) = self.next_block(channel, stream)? else { return Ok(Progress::Waiting) };
+            if endpoint.writable() < header.decoded_len {
+                return Ok(Progress::Waiting);
+            }
+            let encoded = &mut scratch.encoded[..header.encoded_len];
+            let present = channel.peek(stream, encoded);
+            debug_assert_eq!(present, encoded.len());
+            let decoded = &mut scratch.decoded[..header.decoded_len];
+            decompress(encoded, decoded)?;
+            end = channel.consume(stream, header.encoded_len);
+            self.from_peer_encoded += ByteCount::from(header.encoded_len);
+            let taken = endpoint.send(decoded);
+            self.to_host += ByteCount::from(taken);
+            self.inbound.extend_from_slice(&decoded[taken..]);
+        }
+        Ok(Progress::More)
+    }
+
+    /// The header of the next block, if all of the block has come.
+    fn next_block(&self, channel: &Channel, stream: StreamId) -> Result<Option<BlockHeader>, BlockError> {
+        let mut start = [0; BLOCK_HEADER_LEN_MAX];
+        let present = channel.peek(stream, &mut start);
+        let Some(header) = parse_header(&start[..present])? else { return Ok(None) };
+        if header.decoded_len == 0 || header.decoded_len > BLOCK_LEN_MAX {
+            return Err(BlockError::Length(header.decoded_len));
+        }
+        if header.encoded_len > ENCODED_LEN_MAX {
+            return Err(BlockError::Length(header.encoded_len));
+        }
+        Ok((channel.readable(stream) >= header.encoded_len).then_some(header))
+    }
+
+    /// Whether both directions have ended here.
+    pub(super) fn is_finished(&self) -> bool {
+        self.is_outbound_finished && self.is_inbound_finished
+    }
+
+    /// Bytes that the host sent and that were taken from its endpoint.
+    pub(super) fn from_host(&self) -> ByteCount {
+        self.from_host
+    }
+
+    /// Bytes given to the host's endpoint.
+    pub(super) fn to_host(&self) -> ByteCount {
+        self.to_host
+    }
+
+    /// Encoded bytes that became [`Relay::to_host`].
+    pub(super) fn from_peer_encoded(&self) -> ByteCount {
+        self.from_peer_encoded
+    }
+
+    /// Encoded bytes that wait for the channel.
+    pub(super) fn waiting(&self) -> ByteCount {
+        ByteCount::from(self.outbound.len() - self.outbound_at)
+    }
+
+    /// What the compressor did.
+    pub(super) fn codec(&self) -> CodecStats {
+        self.compressor.stats()
+    }
+}
