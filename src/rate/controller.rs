@@ -49,7 +49,7 @@ const INITIAL_WINDOW: u64 = 128;
 const WINDOW_MIN: u64 = 16;
 /// Window as a share of the BDP in percent; what is above 100 absorbs ack aggregation and jitter.
 const WINDOW_GAIN: u64 = 200;
-/// Window gain while accelerating.
+/// Window gain while accelerating and no queue shows yet.
 const START_WINDOW_GAIN: u64 = 300;
 /// A cycle of probing is not shorter than this, however short the RTT.
 const CYCLE_MIN: Duration = Duration::from_millis(20);
@@ -235,7 +235,8 @@ impl Controller {
         if self.rates.is_empty() {
             return ByteCount::new(INITIAL_WINDOW * datagram);
         }
-        let gain = if self.phase == Phase::Accelerate { START_WINDOW_GAIN } else { WINDOW_GAIN };
+        let searching = self.phase == Phase::Accelerate && self.queue <= (self.min_rtt / 8).max(QUEUE_FLOOR);
+        let gain = if searching { START_WINDOW_GAIN } else { WINDOW_GAIN };
         let bdp = self.bdp().as_u64();
         // Jitter, held acks and offload batches keep datagrams accounted for longer than the minimum RTT.
         let slack = self.pacing_rate().bytes_in(self.rttvar * 2 + Duration::from_millis(2)).as_u64();
@@ -353,20 +354,18 @@ impl Controller {
     }
 
     fn on_round_accelerating(&mut self, now: Instant, app_limited: bool) {
-        if app_limited {
-            return;
-        }
         let rate = self.delivery_rate();
         let grew = rate >= self.flat_base.percent(GROWTH);
         if grew {
             self.flat_base = rate;
             self.flat_rounds = 0;
-        } else {
+        } else if !app_limited {
             self.flat_rounds += 1;
         }
-        // A queue of a quarter RTT with a rate that no longer grows: this is the path's rate.
+        // A queue of a quarter RTT with a rate that no longer grows, or a deep one anyhow: this is the path's rate.
         let queued = self.queue > (self.min_rtt / 4).max(4 * QUEUE_FLOOR);
-        if self.flat_rounds >= FLAT_ROUNDS || (queued && !grew) {
+        let deep = self.queue > (self.min_rtt / 2).max(8 * QUEUE_FLOOR);
+        if self.flat_rounds >= FLAT_ROUNDS || (queued && !grew) || deep {
             self.enter(now, Phase::Drain, DRAIN_GAIN);
         }
     }
