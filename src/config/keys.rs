@@ -80,7 +80,8 @@ pub fn read_private_key(path: &Path) -> Result<PrivateKey, KeyFileError> {
     read_key(path).map(|(key, _)| key)
 }
 
-/// Makes a new private key in a new file that only its owner can read, and returns the public key.
+/// Makes a new private key in a new file that only its owner can read, and returns the public key. A missing
+/// directory is made, its parents are not.
 pub fn create_private_key(path: &Path) -> Result<PublicKey, KeyFileError> {
     let unwritable = |source: std::io::Error| match source.kind() {
         ErrorKind::AlreadyExists => KeyFileError::Exists(path.to_owned()),
@@ -89,6 +90,9 @@ pub fn create_private_key(path: &Path) -> Result<PublicKey, KeyFileError> {
     let mut seed = [0; 32];
     SysRng.try_fill_bytes(&mut seed).map_err(|error| unwritable(std::io::Error::other(error)))?;
     let mut rng = ChaCha20Rng::from_seed(seed);
+    if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty() && !parent.exists()) {
+        std::fs::create_dir(parent).map_err(unwritable)?;
+    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(unwritable)?;
     let key = PrivateKey::generate(&mut rng);
     let written = file.write_all(format!("{key}\n").as_bytes()).and_then(|()| file.sync_all());
