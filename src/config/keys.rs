@@ -123,8 +123,10 @@ pub(super) fn read(
     strictness: Strictness,
     findings: &mut Findings,
 ) -> Option<Keys> {
+    let keygen =
+        &format!("make it there with `longhaul keygen --private-key-file {}`", channel.private_key_file.display());
     let private: Option<PrivateKey> =
-        read_checked(&channel.private_key_file, &places.private_key_file, strictness, KEYGEN, findings);
+        read_checked(&channel.private_key_file, &places.private_key_file, strictness, keygen, findings);
     if private.as_ref().is_some_and(|private| private.public_key() == channel.peer_public_key) {
         findings.error(
             &places.peer_public_key,
@@ -138,7 +140,6 @@ pub(super) fn read(
     Some(Keys { private: private?, preshared })
 }
 
-const KEYGEN: &str = "make it on the appliance with `longhaul keygen --private-key-file FILE`";
 const COPY: &str = "put the same file on both appliances, for example from `head -c 32 /dev/urandom | base64`";
 
 fn read_checked<K: FromStr<Err = ParseKeyError>>(

@@ -70,6 +70,8 @@ pub(super) fn locate(text: &str, steps: &[Step]) -> Position {
     }
 }
 
+const TAGS_UNWANTED: &str = "tags (words that start with \"!\") mean nothing here; put the text in quotes";
+
 /// The library's complaint in an administrator's words: tabs, unquoted colons and the like by name.
 fn explain(text: &str, error: &serde_yaml::Error) -> SyntaxError {
     let (line, column) = error.location().map_or((1, 1), |location| (location.line(), location.column()));
@@ -82,20 +84,35 @@ fn explain(text: &str, error: &serde_yaml::Error) -> SyntaxError {
         return SyntaxError { position, message };
     }
     let original = error.to_string();
-    // The position is told in front; the library repeats it at the end.
-    let original = original.split(" at line ").next().unwrap_or_default().trim_start_matches(". ");
+    // The position is told in front; the library adds it at the end, and then where the construct began.
+    let (original, rest) = original.split_once(" at line ").unwrap_or((&original, ""));
+    let original = original.trim_start_matches(". ");
+    let begun = rest.split_once("while parsing ").and_then(|(_, begun)| begun.split_once(" column "));
+    let begun =
+        begun.map(|(begun, _)| format!(" in {}", begun.replace(" at line ", " begun on line "))).unwrap_or_default();
     let unquoted_ipv6 = text.lines().nth(line - 1).is_some_and(|line| line.contains("[") && line.contains("]:"));
     let message = if unquoted_ipv6 {
         "an IPv6 address with a port needs quotes; write \"[::]:47000\"".to_owned()
     } else if original.contains("more than one document") {
-        "more than one document (\"---\"); keep one per file".to_owned()
+        // The library does not say where.
+        let marks = text.lines().enumerate().filter(|(index, line)| *index > 0 && line.starts_with("---"));
+        let line = marks.last().map_or(1, |(index, _)| index + 1);
+        let message = "more than one document (\"---\"); keep one per file".to_owned();
+        return SyntaxError { position: (line, 1), message };
     } else if original.contains("mapping values are not allowed") {
         "a \": \" where no key can stand; put a text that contains \": \" in quotes, or check the indentation above"
             .to_owned()
+    } else if original.contains("unknown anchor") {
+        "\"*\" in front of a text means a YAML anchor, and there is none of this name; put the text in quotes"
+            .to_owned()
+    } else if original.ends_with(TAGS_UNWANTED) {
+        TAGS_UNWANTED.to_owned()
     } else if original.contains("repetition limit") || original.contains("recursion limit") {
         format!("{original}; a configuration needs no deep nesting and no anchors: write it out")
     } else {
-        format!("not valid YAML: {original}; check indentation, brackets and quotes on this line and the one above")
+        format!(
+            "not valid YAML: {original}{begun}; check indentation, brackets and quotes on this line and the one above"
+        )
     };
     SyntaxError { position: (line, column), message }
 }
@@ -156,7 +173,7 @@ impl<'de> Visitor<'de> for NodeVisitor {
         Ok(Node::Map(map))
     }
     fn visit_enum<A: EnumAccess<'de>>(self, _: A) -> Result<Node, A::Error> {
-        Err(A::Error::custom("tags (words that start with \"!\") mean nothing here; put the text in quotes"))
+        Err(A::Error::custom(TAGS_UNWANTED))
     }
 }
 
@@ -252,12 +269,12 @@ mod tests {
         for (text, position, words) in [
             ("a: 1\n\tb: 2\n", (2, 1), "use spaces"),
             ("a:\n  b: 1\n \tc: 2\n", (3, 2), "use spaces"),
-            ("a: 1\n---\nb: 2\n", (1, 1), "one per file"),
+            ("a: 1\n---\nb: 2\n", (2, 1), "one per file"),
             ("a: b: c\n", (1, 5), "in quotes"),
             ("a: [1, 2\nb: 3\n", (2, 2), "brackets"),
             ("a: 'x\n", (2, 1), "quotes"),
             ("a: !x 1\n", (1, 4), "tags"),
-            ("a: *x\n", (1, 4), "unknown anchor"),
+            ("a: *x\n", (1, 4), "in quotes"),
         ] {
             let error = parse(text).unwrap_err();
             assert!(error.message.contains(words), "{text:?}: {error:?}");

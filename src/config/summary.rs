@@ -16,7 +16,7 @@ impl fmt::Display for Settings {
             Some(channel) => writeln!(f, "channel: {channel}")?,
             None => writeln!(f, "channel: none, a plain bridge")?,
         }
-        writeln!(f, "limits: {} accelerated flows, {} of buffers", limits.flows, limits.memory)?;
+        writeln!(f, "limits: {} accelerated flows, {} MiB of buffers", limits.flows, limits.memory.as_u64() >> 20)?;
         writeln!(f, "status: {}", status_socket.display())?;
         writeln!(f, "rules, first match wins:")?;
         for (index, rule) in rules.list().iter().take(RULES_SHOWN_MAX).enumerate() {
