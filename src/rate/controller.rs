@@ -1,0 +1,434 @@
+//! The rate controller: how fast to send, from a model of the path.
+//!
+//! The model is BBR's (draft-ietf-ccwg-bbr): the largest delivery rate of recent rounds and the smallest RTT of the
+//! last seconds; pace at the first, bound what is in flight by their product. It differs where measurements of BBR on
+//! long links showed a cost:
+//!
+//! - *Queue*: cruising is corrected by the queue the path shows (the smallest RTT of a whole round above the minimum:
+//!   jitter raises single samples, a standing queue raises all of them), as in Copa (NSDI 2018, section 2). BBR's
+//!   cruise keeps whatever queue an overestimated rate has built. A queue that does not yield to our correction is
+//!   somebody else's: then the correction rests, or a loss-based neighbour would starve us.
+//! - *Loss*: random loss is not congestion. Loss is measured on what was sent while we were below the path's rate (the
+//!   `Down` phase). That share is the path's own, and the pace is raised by it, because a link that loses 5 % delivers
+//!   its full rate only when offered 1 / 0.95 of it. Loss that appears only above the path's rate (a policer, a
+//!   shallow buffer) raises nothing.
+//! - *Probing* is short (+20 % for one round, then -10 %) and frequent (every 4-6 rounds), and turns into acceleration
+//!   at once when the path answers with more; a queue under a falling delivery rate cuts the estimate at once instead
+//!   of after BBR's filter window.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::delivery::RateSample;
+use crate::units::{BitRate, ByteCount, Instant};
+
+/// Pacing gain while accelerating from nothing: 4 ln 2, the smallest that doubles the rate every round (BBR draft
+/// section 2.4).
+const START_GAIN: u64 = 277;
+/// Pacing gain while following a path that answered a probe with more.
+const FOLLOW_GAIN: u64 = 160;
+/// Drains what acceleration has queued.
+const DRAIN_GAIN: u64 = 50;
+const UP_GAIN: u64 = 120;
+const DOWN_GAIN: u64 = 90;
+/// Lowest gain of the queue correction.
+const CORRECTION_FLOOR: u64 = 80;
+/// Growth per round, in percent, that keeps acceleration going.
+const GROWTH: u64 = 125;
+/// Growth over the estimate, in percent, that shows a probe has found more rate.
+const FOUND_MORE: u64 = 108;
+/// Rounds without growth that end acceleration even when no queue shows.
+const FLAT_ROUNDS: u32 = 3;
+/// Rounds the rate filter looks back: two probing cycles.
+const RATE_FILTER_ROUNDS: u64 = 12;
+/// Rounds of correction without effect after which the queue counts as somebody else's.
+const FOREIGN_QUEUE_ROUNDS: u32 = 8;
+/// Window in datagrams before anything is known.
+const INITIAL_WINDOW: u64 = 128;
+/// The window never falls below this many datagrams.
+const WINDOW_MIN: u64 = 16;
+/// Window as a share of the BDP in percent; what is above 100 absorbs ack aggregation and jitter.
+const WINDOW_GAIN: u64 = 200;
+/// Window gain while accelerating.
+const START_WINDOW_GAIN: u64 = 300;
+/// A cycle of probing is not shorter than this, however short the RTT.
+const CYCLE_MIN: Duration = Duration::from_millis(20);
+/// Loss beyond this share is never taken for the path's own.
+const OWN_LOSS_MAX_PERMILLE: u64 = 300;
+/// The loss measurement forgets half of itself each time it has seen this many datagrams.
+const LOSS_WINDOW: u64 = 8_192;
+/// Queueing delay always tolerated: timers, interrupts and offloads of real machines.
+const QUEUE_FLOOR: Duration = Duration::from_micros(500);
+/// When the minimum RTT has not been seen again for this long, the flow drains its queue once to measure it.
+const MIN_RTT_EXPIRY: Duration = Duration::from_secs(10);
+
+/// What the operator fixes.
+#[derive(Clone, Copy, Debug)]
+pub struct ControllerConfig {
+    /// Never pace above this.
+    pub cap: Option<BitRate>,
+    /// Wire bytes of a full datagram.
+    pub datagram: ByteCount,
+}
+
+/// What an ack (or a loss timer) tells the controller.
+#[derive(Clone, Copy, Debug)]
+pub struct AckReport {
+    /// Now.
+    pub now: Instant,
+    /// The delivery-rate sample, where the ack gave one.
+    pub sample: Option<RateSample>,
+    /// RTT of the newest datagram acknowledged.
+    pub rtt: Option<Duration>,
+    /// Smallest RTT of the window.
+    pub min_rtt: Duration,
+    /// Mean deviation of the RTT.
+    pub rttvar: Duration,
+    /// Bytes in flight after the ack.
+    pub in_flight: ByteCount,
+    /// Bytes delivered over the session.
+    pub delivered: u64,
+    /// Datagrams acknowledged that were sent below the path's rate ([`Controller::is_below_path_rate`]).
+    pub low_acked: u64,
+    /// Datagrams lost that were sent below the path's rate.
+    pub low_lost: u64,
+}
+
+/// What the controller is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// Looking for the path's rate.
+    Accelerate,
+    /// Letting the queue run empty that looking for it has built.
+    Drain,
+    /// Sending a little more than the estimate, for one round.
+    Up,
+    /// Sending a little less, until what `Up` queued is gone.
+    Down,
+    /// Sending at the estimate.
+    Cruise,
+}
+
+/// The rate controller of one session.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    config: ControllerConfig,
+    phase: Phase,
+    phase_since: Instant,
+    phase_rounds: u32,
+    gain: u64,
+    /// Descending maxima of the delivery rate: (round, rate).
+    rates: VecDeque<(u64, BitRate)>,
+    /// Largest delivery rate of the last rounds, newest last.
+    recent: VecDeque<BitRate>,
+    round: u64,
+    round_ends_at: u64,
+    round_rate: BitRate,
+    round_min_rtt: Option<Duration>,
+    round_in_flight_min: ByteCount,
+    /// Queueing delay of the last whole round.
+    queue: Duration,
+    min_rtt: Duration,
+    min_rtt_seen: Instant,
+    rttvar: Duration,
+    flat_base: BitRate,
+    flat_rounds: u32,
+    before_probe: BitRate,
+    corrected_rounds: u32,
+    foreign_queue: bool,
+    low_acked: u64,
+    low_lost: u64,
+    cruise_rounds: u32,
+}
+
+impl Controller {
+    /// A controller that knows nothing but the first RTT.
+    pub fn new(config: ControllerConfig, now: Instant, rtt: Duration) -> Self {
+        Controller {
+            config,
+            phase: Phase::Accelerate,
+            phase_since: now,
+            phase_rounds: 0,
+            gain: START_GAIN,
+            rates: VecDeque::new(),
+            recent: VecDeque::new(),
+            round: 0,
+            round_ends_at: 0,
+            round_rate: BitRate::ZERO,
+            round_min_rtt: None,
+            round_in_flight_min: ByteCount::new(u64::MAX),
+            queue: Duration::ZERO,
+            min_rtt: rtt.max(Duration::from_micros(50)),
+            min_rtt_seen: now,
+            rttvar: Duration::ZERO,
+            flat_base: BitRate::ZERO,
+            flat_rounds: 0,
+            before_probe: BitRate::ZERO,
+            corrected_rounds: 0,
+            foreign_queue: false,
+            low_acked: 0,
+            low_lost: 0,
+            cruise_rounds: 3,
+        }
+    }
+
+    /// Wire bytes of a full datagram from now on (the path MTU changed).
+    pub fn set_datagram(&mut self, datagram: ByteCount) {
+        self.config.datagram = datagram;
+    }
+
+    /// The path's delivery rate as estimated; before the first sample, the initial window per RTT.
+    pub fn delivery_rate(&self) -> BitRate {
+        match self.rates.front() {
+            Some((_, rate)) => *rate,
+            None => {
+                BitRate::from_transfer(ByteCount::new(INITIAL_WINDOW * self.config.datagram.as_u64()), self.min_rtt)
+            }
+        }
+    }
+
+    /// Share of datagrams that the path loses by itself, in permille.
+    pub fn own_loss_permille(&self) -> u64 {
+        let seen = self.low_acked + self.low_lost;
+        if seen < 256 {
+            return 0;
+        }
+        (self.low_lost * 1000 / seen).min(OWN_LOSS_MAX_PERMILLE)
+    }
+
+    /// The rate to pace at, wire bytes.
+    pub fn pacing_rate(&self) -> BitRate {
+        let base = self.delivery_rate();
+        let offered = BitRate::from_bps(
+            u64::try_from(u128::from(base.as_bps()) * 1000 / u128::from(1000 - self.own_loss_permille()))
+                .unwrap_or(u64::MAX),
+        );
+        let floor = BitRate::from_transfer(ByteCount::new(2 * self.config.datagram.as_u64()), self.min_rtt)
+            .min(BitRate::from_kbps(256));
+        let rate = offered.percent(self.effective_gain()).max(floor);
+        match self.config.cap {
+            Some(cap) => rate.min(cap),
+            None => rate,
+        }
+    }
+
+    fn effective_gain(&self) -> u64 {
+        if self.phase != Phase::Cruise || self.foreign_queue {
+            return self.gain;
+        }
+        let target = self.queue_target();
+        if self.queue <= target {
+            return self.gain;
+        }
+        // Give the excess back over about two rounds.
+        let excess = (self.queue - target).as_nanos() * 100 / (2 * self.min_rtt.max(QUEUE_FLOOR)).as_nanos();
+        (self.gain - u64::try_from(excess).unwrap_or(100).min(self.gain - CORRECTION_FLOOR)).max(CORRECTION_FLOOR)
+    }
+
+    fn queue_target(&self) -> Duration {
+        (self.min_rtt / 16).max(QUEUE_FLOOR).max(self.rttvar / 2)
+    }
+
+    /// Most bytes that may be in flight.
+    pub fn window(&self) -> ByteCount {
+        let datagram = self.config.datagram.as_u64();
+        if self.rates.is_empty() {
+            return ByteCount::new(INITIAL_WINDOW * datagram);
+        }
+        let gain = if self.phase == Phase::Accelerate { START_WINDOW_GAIN } else { WINDOW_GAIN };
+        let bdp = self.bdp().as_u64();
+        // Jitter, held acks and offload batches keep datagrams accounted for longer than the minimum RTT.
+        let slack = self.pacing_rate().bytes_in(self.rttvar * 2 + Duration::from_millis(2)).as_u64();
+        ByteCount::new((bdp * gain / 100 + slack).max(WINDOW_MIN * datagram))
+    }
+
+    /// Bytes in flight that just fill the path.
+    pub fn bdp(&self) -> ByteCount {
+        self.delivery_rate().bytes_in(self.min_rtt)
+    }
+
+    /// Whether what is sent now stays below the path's rate, so that its losses are the path's own.
+    pub fn is_below_path_rate(&self) -> bool {
+        self.phase == Phase::Down || (self.phase == Phase::Cruise && self.effective_gain() < 97)
+    }
+
+    /// What it is doing.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// Queueing delay of the last whole round.
+    pub fn queue(&self) -> Duration {
+        self.queue
+    }
+
+    /// Takes an ack.
+    pub fn on_ack(&mut self, report: &AckReport) {
+        let now = report.now;
+        self.rttvar = report.rttvar;
+        if report.min_rtt < self.min_rtt + self.min_rtt / 50 {
+            self.min_rtt_seen = if report.rtt.is_some_and(|rtt| rtt <= self.min_rtt + self.queue_target() / 2) {
+                now
+            } else {
+                self.min_rtt_seen
+            };
+        }
+        self.min_rtt = report.min_rtt.max(Duration::from_micros(50));
+        self.low_acked += report.low_acked;
+        self.low_lost += report.low_lost;
+        if self.low_acked + self.low_lost > LOSS_WINDOW {
+            self.low_acked /= 2;
+            self.low_lost /= 2;
+        }
+        if let Some(rtt) = report.rtt {
+            self.round_min_rtt = Some(self.round_min_rtt.map_or(rtt, |min| min.min(rtt)));
+        }
+        self.round_in_flight_min = self.round_in_flight_min.min(report.in_flight);
+        let mut ended = false;
+        if let Some(sample) = report.sample {
+            // An app-limited sample counts only where it shows more than is known.
+            if !sample.app_limited || sample.rate > self.delivery_rate() || self.rates.is_empty() {
+                self.on_rate(sample.rate);
+            }
+            if sample.prior_delivered >= self.round_ends_at {
+                self.round_ends_at = report.delivered;
+                ended = true;
+            }
+        }
+        if self.phase == Phase::Drain && report.in_flight <= self.bdp() {
+            self.enter_cruise(now);
+        }
+        if self.phase == Phase::Down && report.in_flight <= self.bdp().max(ByteCount::new(1)) && self.phase_rounds >= 1
+        {
+            self.enter_cruise(now);
+        }
+        if ended {
+            self.on_round(now, report);
+        }
+    }
+
+    fn on_rate(&mut self, rate: BitRate) {
+        self.round_rate = self.round_rate.max(rate);
+        while self.rates.back().is_some_and(|(_, known)| *known <= rate) {
+            self.rates.pop_back();
+        }
+        self.rates.push_back((self.round, rate));
+    }
+
+    fn on_round(&mut self, now: Instant, report: &AckReport) {
+        self.round += 1;
+        self.phase_rounds += 1;
+        while self.rates.len() > 1 && self.rates[0].0 + RATE_FILTER_ROUNDS < self.round {
+            self.rates.pop_front();
+        }
+        self.recent.push_back(self.round_rate);
+        if self.recent.len() > 2 {
+            self.recent.pop_front();
+        }
+        if let Some(round_min) = self.round_min_rtt.take() {
+            self.queue = round_min.saturating_sub(self.min_rtt);
+        }
+        let round_rate = std::mem::take(&mut self.round_rate);
+        self.round_in_flight_min = ByteCount::new(u64::MAX);
+        let app_limited = report.sample.is_some_and(|sample| sample.app_limited);
+
+        match self.phase {
+            Phase::Accelerate => self.on_round_accelerating(now, app_limited),
+            Phase::Drain => {
+                if self.phase_rounds >= 4 {
+                    self.enter_cruise(now);
+                }
+            }
+            Phase::Up => self.enter(now, Phase::Down, DOWN_GAIN),
+            Phase::Down => {
+                if self.follow(now, round_rate) {
+                    return;
+                }
+                if self.phase_rounds >= 3 {
+                    self.enter_cruise(now);
+                }
+            }
+            Phase::Cruise => self.on_round_cruising(now, round_rate, app_limited),
+        }
+    }
+
+    fn on_round_accelerating(&mut self, now: Instant, app_limited: bool) {
+        if app_limited {
+            return;
+        }
+        let rate = self.delivery_rate();
+        let grew = rate >= self.flat_base.percent(GROWTH);
+        if grew {
+            self.flat_base = rate;
+            self.flat_rounds = 0;
+        } else {
+            self.flat_rounds += 1;
+        }
+        // A queue of a quarter RTT with a rate that no longer grows: this is the path's rate.
+        let queued = self.queue > (self.min_rtt / 4).max(4 * QUEUE_FLOOR);
+        if self.flat_rounds >= FLAT_ROUNDS || (queued && !grew) {
+            self.enter(now, Phase::Drain, DRAIN_GAIN);
+        }
+    }
+
+    fn on_round_cruising(&mut self, now: Instant, round_rate: BitRate, app_limited: bool) {
+        if self.follow(now, round_rate) {
+            return;
+        }
+        let target = self.queue_target();
+        if self.queue > target {
+            self.corrected_rounds += 1;
+            if self.corrected_rounds >= FOREIGN_QUEUE_ROUNDS {
+                self.foreign_queue = true;
+            }
+        } else {
+            self.corrected_rounds = 0;
+            self.foreign_queue = false;
+        }
+        // A deep queue while less than the estimate arrives: the path has become slower.
+        let deep = self.queue > (self.min_rtt / 2).max(4 * target);
+        let recent = self.recent.iter().copied().max().unwrap_or(BitRate::ZERO);
+        if deep && !app_limited && recent > BitRate::ZERO && recent < self.delivery_rate().percent(90) {
+            self.rates.clear();
+            self.rates.push_back((self.round, recent));
+            self.corrected_rounds = 0;
+            self.enter(now, Phase::Drain, DRAIN_GAIN);
+            return;
+        }
+        if now - self.min_rtt_seen > MIN_RTT_EXPIRY {
+            self.min_rtt_seen = now;
+            self.enter(now, Phase::Drain, DRAIN_GAIN);
+            return;
+        }
+        if !app_limited && self.phase_rounds >= self.cruise_rounds && now - self.phase_since >= CYCLE_MIN {
+            self.before_probe = self.delivery_rate();
+            self.enter(now, Phase::Up, UP_GAIN);
+        }
+    }
+
+    /// A probe was answered with more: accelerate.
+    fn follow(&mut self, now: Instant, round_rate: BitRate) -> bool {
+        let known = self.before_probe;
+        if known == BitRate::ZERO || round_rate < known.percent(FOUND_MORE) || self.queue > self.min_rtt / 4 {
+            return false;
+        }
+        self.before_probe = BitRate::ZERO;
+        self.flat_base = round_rate;
+        self.flat_rounds = FLAT_ROUNDS - 1;
+        self.enter(now, Phase::Accelerate, FOLLOW_GAIN);
+        true
+    }
+
+    fn enter_cruise(&mut self, now: Instant) {
+        // Two to four rounds, so that sessions which share a path do not probe in step.
+        self.cruise_rounds = 2 + (self.round.wrapping_mul(0x9e37_79b9) >> 7) as u32 % 3;
+        self.enter(now, Phase::Cruise, 100);
+    }
+
+    fn enter(&mut self, now: Instant, phase: Phase, gain: u64) {
+        self.phase = phase;
+        self.gain = gain;
+        self.phase_since = now;
+        self.phase_rounds = 0;
+    }
+}

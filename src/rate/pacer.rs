@@ -1,0 +1,134 @@
+//! The pacer: a token bucket that turns a rate into moments at which datagrams may leave.
+
+use std::time::Duration;
+
+use crate::units::{BitRate, ByteCount, Instant};
+
+/// Lateness that may be caught up at most. A timer or scheduler that is late by more loses the difference: a longer
+/// burst would sit in the bottleneck's queue.
+const CATCH_UP_MAX: Duration = Duration::from_millis(4);
+/// Lateness that may always be caught up: below this an ordinary kernel's wake-up latency would cost rate.
+const CATCH_UP_MIN: Duration = Duration::from_millis(1);
+/// One wake-up should send this much time's worth: fewer, larger batches for segmentation offload.
+const QUANTUM: Duration = Duration::from_micros(500);
+/// A quantum is never more than one segmentation-offload batch.
+const QUANTUM_BYTES_MAX: u64 = 64_000;
+
+/// Credit in bytes that grows with time at the pacing rate.
+#[derive(Clone, Debug)]
+pub struct Pacer {
+    rate: BitRate,
+    /// Bytes x 8e9 (bit-nanoseconds per second): exact at any rate, so that long runs do not drift.
+    credit: i128,
+    credited_at: Instant,
+    catch_up: Duration,
+    /// Credit lost because nobody came for it while there was something to send, in bytes.
+    unused: u64,
+}
+
+const SCALE: i128 = 8_000_000_000;
+
+impl Pacer {
+    /// A pacer that begins with one quantum of credit.
+    pub fn new(now: Instant, rate: BitRate) -> Self {
+        let mut pacer = Pacer { rate, credit: 0, credited_at: now, catch_up: CATCH_UP_MIN, unused: 0 };
+        pacer.credit = i128::from(pacer.quantum().as_u64()) * SCALE;
+        pacer
+    }
+
+    /// Changes the rate; `min_rtt` bounds how long a burst after a late wake-up may be.
+    pub fn set_rate(&mut self, now: Instant, rate: BitRate, min_rtt: Duration) {
+        self.accrue(now, true);
+        self.rate = rate;
+        self.catch_up = (min_rtt / 4).clamp(CATCH_UP_MIN, CATCH_UP_MAX);
+    }
+
+    /// What one wake-up should send.
+    fn quantum(&self) -> ByteCount {
+        ByteCount::new(self.rate.bytes_in(QUANTUM).as_u64().clamp(1, QUANTUM_BYTES_MAX))
+    }
+
+    fn accrue(&mut self, now: Instant, busy: bool) {
+        let elapsed = now - self.credited_at;
+        self.credited_at = self.credited_at.max(now);
+        self.credit += i128::from(self.rate.as_bps()) * elapsed.as_nanos() as i128;
+        let limit_bytes = self.rate.bytes_in(self.catch_up).as_u64().max(self.quantum().as_u64());
+        let limit = i128::from(limit_bytes) * SCALE;
+        if self.credit > limit {
+            if busy {
+                self.unused += u64::try_from((self.credit - limit) / SCALE).unwrap_or(0);
+            }
+            self.credit = limit;
+        }
+    }
+
+    /// Bytes that may leave now. `busy`: there was something to send since the last call, so credit beyond the bucket
+    /// counts as unused.
+    pub fn available(&mut self, now: Instant, busy: bool) -> u64 {
+        self.accrue(now, busy);
+        u64::try_from(self.credit / SCALE).unwrap_or(0)
+    }
+
+    /// Takes what has left; the bucket may go negative by one datagram or a probe.
+    pub fn on_sent(&mut self, bytes: u64) {
+        self.credit -= i128::from(bytes) * SCALE;
+    }
+
+    /// When there is credit for the smaller of `wanted` bytes and one quantum.
+    pub fn ready_at(&self, wanted: u64) -> Instant {
+        let need = i128::from(wanted.min(self.quantum().as_u64())) * SCALE - self.credit;
+        if need <= 0 {
+            return self.credited_at;
+        }
+        let rate = i128::from(self.rate.as_bps().max(1));
+        let nanos = u64::try_from((need + rate - 1) / rate).unwrap_or(u64::MAX);
+        self.credited_at + Duration::from_nanos(nanos)
+    }
+
+    /// Credit lost to late wake-ups so far, in bytes.
+    pub fn unused(&self) -> ByteCount {
+        ByteCount::new(self.unused)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_of_pacing_lets_a_second_of_rate_through() {
+        let rate = BitRate::from_mbps(100);
+        let mut pacer = Pacer::new(Instant::ZERO, rate);
+        let mut now = Instant::ZERO;
+        let mut sent = 0_u64;
+        while now < Instant::from_millis(1000) {
+            while pacer.available(now, true) >= 1500 {
+                pacer.on_sent(1500);
+                sent += 1500;
+            }
+            now = pacer.ready_at(1500).max(now + Duration::from_nanos(1));
+        }
+        let expected = rate.bytes_in(Duration::from_secs(1)).as_u64();
+        assert!(sent.abs_diff(expected) < 10_000, "{sent} of {expected}");
+        assert_eq!(pacer.unused(), ByteCount::ZERO);
+    }
+
+    #[test]
+    fn a_late_wake_up_is_caught_up_to_the_limit_and_the_rest_is_counted() {
+        let rate = BitRate::from_mbps(1000);
+        let mut pacer = Pacer::new(Instant::ZERO, rate);
+        pacer.set_rate(Instant::ZERO, rate, Duration::from_millis(100));
+        assert_eq!(pacer.available(Instant::from_millis(20), true), rate.bytes_in(CATCH_UP_MAX).as_u64());
+        assert!(pacer.unused().as_u64() > 1_900_000);
+    }
+
+    #[test]
+    fn ready_at_is_the_moment_credit_is_there() {
+        let mut pacer = Pacer::new(Instant::ZERO, BitRate::from_mbps(8));
+        let first = pacer.available(Instant::ZERO, true);
+        pacer.on_sent(first + 1000);
+        let ready = pacer.ready_at(400);
+        assert!(pacer.available(ready - Duration::from_micros(2), true) < 400);
+        assert!(pacer.available(ready, true) >= 400);
+    }
+}

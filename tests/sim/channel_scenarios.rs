@@ -1,0 +1,92 @@
+//! The channel alone, held to what the whole relies on.
+
+use std::time::Duration;
+
+use longhaul::units::BitRate;
+use longhaul::wan::Jitter;
+
+use crate::channel::{ChannelRun, run};
+use crate::path::PathSpec;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn mid_path() -> PathSpec {
+    PathSpec::new(BitRate::from_mbps(100), 20 * MS, 1.0)
+}
+
+fn share(part: BitRate, whole: BitRate) -> f64 {
+    part.as_bps() as f64 / whole.as_bps() as f64
+}
+
+#[test]
+fn bounded_streams_of_both_ends_arrive_whole() {
+    let mut spec = ChannelRun::new(mid_path().loss(1.0, 4.0), 1);
+    (spec.streams, spec.streams_back, spec.bytes) = (3, 2, Some(2_000_000));
+    let outcome = run(&spec);
+    assert_eq!(outcome.per_stream, vec![2_000_000; 3]);
+    assert!(outcome.finished.expect("finished") < 3 * SECOND, "{:?}", outcome.finished);
+}
+
+#[test]
+fn streams_share_the_channel_equally() {
+    let mut spec = ChannelRun::new(mid_path(), 1);
+    (spec.streams, spec.duration, spec.settle) = (8, 4 * SECOND, SECOND);
+    let outcome = run(&spec);
+    let sum: u64 = outcome.per_stream.iter().sum();
+    let squares: f64 = outcome.per_stream.iter().map(|&bytes| (bytes as f64).powi(2)).sum();
+    let jain = (sum as f64).powi(2) / (8.0 * squares);
+    assert!(jain > 0.98, "Jain {jain}: {:?}", outcome.per_stream);
+}
+
+#[test]
+fn the_operator_s_rate_is_never_exceeded() {
+    let mut spec = ChannelRun::new(mid_path(), 1);
+    (spec.operator_rate, spec.duration, spec.settle) = (Some(BitRate::from_mbps(40)), 4 * SECOND, SECOND);
+    let outcome = run(&spec);
+    let sent = BitRate::from_transfer(outcome.stats.bytes_sent, 4 * SECOND);
+    assert!(sent <= BitRate::from_mbps(41), "{sent}");
+    assert!(share(outcome.goodput, BitRate::from_mbps(40)) > 0.88, "{}", outcome.goodput);
+}
+
+#[test]
+fn reordering_within_three_milliseconds_is_no_loss() {
+    let mut spec = ChannelRun::new(mid_path().jitter(Jitter::reordering(3 * MS)), 1);
+    (spec.duration, spec.settle) = (6 * SECOND, 2 * SECOND);
+    let outcome = run(&spec);
+    assert!(outcome.spurious < 0.001, "{:.3} % spurious", outcome.spurious * 100.0);
+    assert!(share(outcome.goodput, outcome.ceiling) > 0.9, "{}", outcome.goodput);
+}
+
+#[test]
+fn an_outage_ends_with_the_path_s_return() {
+    for lasts in [SECOND, 10 * SECOND] {
+        let mut spec = ChannelRun::new(mid_path(), 1);
+        let back = 3 * SECOND + lasts;
+        (spec.outages, spec.duration) = (vec![(3 * SECOND, back)], back + 3 * SECOND);
+        let outcome = run(&spec);
+        let resumed = back + 2 * spec.path.rtt + 200 * MS;
+        let after = outcome.goodput_between(resumed, resumed + SECOND);
+        assert!(share(after, outcome.ceiling) > 0.85, "{after} in the second after {lasts:?} of outage");
+    }
+}
+
+#[test]
+fn a_halved_and_a_doubled_rate_are_followed() {
+    let mut spec = ChannelRun::new(mid_path(), 1);
+    spec.rate_changes = vec![(3 * SECOND, BitRate::from_mbps(50)), (6 * SECOND, BitRate::from_mbps(100))];
+    let outcome = run(&spec);
+    let halved = outcome.goodput_between(4 * SECOND, 6 * SECOND);
+    let doubled = outcome.goodput_between(7 * SECOND, 10 * SECOND);
+    assert!(share(halved, outcome.ceiling) > 0.42, "{halved} of 50 Mbps");
+    assert!(share(doubled, outcome.ceiling) > 0.85, "{doubled} of 100 Mbps");
+}
+
+#[test]
+fn a_clean_line_sees_no_retransmission_to_speak_of_and_no_full_queue() {
+    let mut spec = ChannelRun::new(mid_path(), 1);
+    (spec.duration, spec.settle) = (6 * SECOND, 2 * SECOND);
+    let outcome = run(&spec);
+    assert!(outcome.retransmitted < 0.02, "{:.2} % sent again", outcome.retransmitted * 100.0);
+    assert!(outcome.queue_mean < spec.path.rtt / 2, "standing queue {:?}", outcome.queue_mean);
+}

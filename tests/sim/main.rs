@@ -1,0 +1,23 @@
+//! The simulator: hosts, appliances and a seeded WAN in one process on virtual time.
+//!
+//! Every run is a function of its seed: no clock, no I/O, no threads. What a run measures is therefore exact, and a
+//! failing seed replays with `SIM_SEED=<seed> cargo test --test sim`.
+
+mod agenda;
+mod appliance;
+mod channel;
+mod channel_scenarios;
+mod channel_table;
+mod goodput;
+mod host;
+mod identity;
+mod network;
+mod offload;
+mod path;
+mod pattern;
+mod progress;
+mod random;
+mod scenarios;
+mod script;
+mod settings;
+mod wire;
