@@ -162,21 +162,21 @@ impl Engine {
         // Trying may still wait there, in front.
         Message::Refused(reason).encode(flow.relay.message_buffer());
         let message = flow.relay.take_waiting();
-        self.write_tail(now, flow.stream, message);
+        self.write_tail(flow.stream, message);
     }
 
     /// Refuses an open of which no flow was made.
-    pub(super) fn refuse_stream(&mut self, now: Instant, stream: crate::channel::StreamId, reason: RefuseReason) {
+    pub(super) fn refuse_stream(&mut self, stream: crate::channel::StreamId, reason: RefuseReason) {
         self.counters.opens_declined += 1;
         let mut message = Vec::new();
         Message::Refused(reason).encode(&mut message);
-        self.write_tail(now, stream, message);
+        self.write_tail(stream, message);
     }
 
     /// Writes the last bytes of our direction of a stream.
-    pub(super) fn write_tail(&mut self, now: Instant, stream: crate::channel::StreamId, mut bytes: Vec<u8>) {
+    pub(super) fn write_tail(&mut self, stream: crate::channel::StreamId, mut bytes: Vec<u8>) {
         let Some(channel) = &mut self.channel else { return };
-        let taken = channel.write(now, stream, &bytes);
+        let taken = channel.write(stream, &bytes);
         bytes.drain(..taken);
         if bytes.is_empty() {
             channel.finish(stream);

@@ -234,7 +234,7 @@ impl Engine {
         self.advance(now);
         self.end_all(now, ending::Ending::Shutdown);
         if let Some(channel) = &mut self.channel {
-            channel.close(now);
+            channel.close();
         }
     }
 
