@@ -78,12 +78,15 @@ impl Engine {
     pub(super) fn end(&mut self, now: Instant, id: FlowId, ending: Ending) -> Option<Flow> {
         let mut flow = self.flows.remove(id)?;
         self.timers.set(super::Timer::Flow(id), &mut flow.timer, None);
-        self.streams.remove(&flow.stream);
+        // A stream that nobody owns any more went with its session: its number may be in use again.
+        let had_stream = self.streams.remove(&flow.stream).is_some();
         if matches!(flow.stage, Stage::Held(_) | Stage::Resolving(_)) {
             self.flows.held -= 1;
             self.forget_resolving(id, flow.key.dst.ip());
         }
-        if let (Some(channel), Some(code)) = (&mut self.channel, ending.reset_code()) {
+        if let (Some(channel), Some(code)) = (&mut self.channel, ending.reset_code())
+            && had_stream
+        {
             channel.reset(flow.stream, code);
         }
         if let Some(endpoint) = &mut flow.endpoint {
@@ -92,6 +95,8 @@ impl Engine {
                 endpoint.abort();
                 self.output.poll_endpoint(now, endpoint);
             }
+            self.counters.lan_retransmissions += endpoint.stats().retransmissions;
+            self.counters.panics += endpoint.stats().panics;
             let l2 = flow.host_l2.map_or(flow.l2, |seen| seen.reversed());
             let closed = match ending {
                 Ending::Done => Closed::in_order(now, l2),

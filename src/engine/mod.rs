@@ -7,9 +7,9 @@
 //!
 //! # What happens to a frame
 //! It is forwarded, at once and untouched, unless it is TCP that belongs to an accelerated flow or opens one
-//! ([`gate`]). The near appliance holds the SYN and asks the far one, which connects to the real host as the first host
-//! ([`connect`]); when that host has accepted, both relay ([`relay`]). Whatever cannot be accelerated passes, with a
-//! numbered reason ([`bypass`]).
+//! (`gate`). The near appliance holds the SYN and asks the far one, which connects to the real host as the first host
+//! (`connect`); when that host has accepted, both relay (`relay`). Whatever cannot be accelerated passes, with a
+//! numbered reason (`bypass`).
 //!
 //! Of a live flow, only segments of our own host that come in by the LAN port reach its endpoint. The same key on the
 //! other port, or its reverse on either, is a duplicate (promiscuous mode), a reflection of what we emitted, or a host
@@ -172,6 +172,8 @@ impl Engine {
         if let Some(channel) = &mut self.channel {
             channel.handle_datagram(now, from, datagram);
             self.is_settled = false;
+            // At once: a frame that follows in the same batch must not meet flows of a session that is over.
+            self.drain_channel_events(now);
         }
     }
 
@@ -182,6 +184,7 @@ impl Engine {
         if let Some(channel) = &mut self.channel {
             channel.handle_timeout(now);
         }
+        self.drain_channel_events(now);
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Flow(id) => {
