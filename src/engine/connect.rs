@@ -15,7 +15,7 @@ use super::Engine;
 use super::control::Owner;
 use super::ending::Ending;
 use super::flow::{Flow, FlowId, Resolving, Role, Stage};
-use super::gate::{CONNECT_TIME, HELD_MAX, leg_mss};
+use super::gate::{CONNECT_TIME, HELD_MAX, KEEP_ALIVE, port_mss};
 use super::limits::{buffer_size, flow_memory};
 use super::message::{Message, Open, RefuseReason};
 use super::relay::Relay;
@@ -154,14 +154,15 @@ impl Engine {
         let config = EndpointConfig {
             local: key.src,
             remote: key.dst,
-            // What the host announces is known with its SYN-ACK; until then only our port bounds it.
-            mss: leg_mss(lan_mtu, key.dst.is_ipv6(), Some(u16::MAX)),
+            mss: port_mss(lan_mtu, key.dst.is_ipv6()),
             l2: flow.l2,
             receive_buffer: flow.buffer,
             send_buffer: flow.buffer,
             seed,
         };
-        flow.endpoint = Some(Endpoint::connect(config, now));
+        let mut endpoint = Endpoint::connect(config, now);
+        endpoint.set_keep_alive(Some(KEEP_ALIVE));
+        flow.endpoint = Some(endpoint);
         flow.stage = Stage::Connecting { give_up: now + CONNECT_TIME };
         self.flows.held -= 1;
         self.closed.forget(&key.reversed());
@@ -180,7 +181,7 @@ impl Engine {
             EndpointState::Opening if give_up <= now => self.refuse(now, id, RefuseReason::TimedOut),
             EndpointState::Opening => {}
             EndpointState::Open | EndpointState::Closed => {
-                let mss = leg_mss(self.lan_mtu, flow.key.dst.is_ipv6(), Some(u16::MAX));
+                let mss = endpoint.mss();
                 let l2 = flow.host_l2.map_or(flow.l2, |seen| seen.reversed());
                 flow.stage = Stage::Relaying;
                 Message::Opened { mss, l2 }.encode(flow.relay.message_buffer());

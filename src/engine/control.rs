@@ -175,6 +175,7 @@ impl Engine {
         if is_ours && self.flows.by_host_key(&host_key).is_none() {
             self.counters.orphans_reset += 1;
             let seq = self.random.next_u32();
+            self.bypass.forget(&host_key);
             self.orphans.start(now, orphan, seq, &mut self.timers, &mut self.output);
         }
     }
@@ -249,6 +250,10 @@ impl Engine {
         };
         let endpoint = flow.endpoint.as_mut().and_then(|endpoint| endpoint.poll_timeout(now));
         let at = [stage, endpoint].into_iter().flatten().min();
-        self.timers.set(Timer::Flow(id), &mut flow.timer, at);
+        self.timers.set(Timer::Flow(id), &mut flow.timer, at.filter(|&at| at > now));
+        if at.is_some_and(|at| at <= now) {
+            // The endpoint emits a bounded number of frames per turn.
+            self.mark_dirty(id);
+        }
     }
 }

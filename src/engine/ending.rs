@@ -92,6 +92,8 @@ impl Engine {
                 endpoint.abort();
                 self.output.poll_endpoint(now, endpoint);
             }
+            self.counters.lan_retransmissions += endpoint.stats().retransmissions;
+            self.counters.panics += endpoint.stats().panics;
             let l2 = flow.host_l2.map_or(flow.l2, |seen| seen.reversed());
             let closed = match ending {
                 Ending::Done => Closed::in_order(now, l2),

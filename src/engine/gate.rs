@@ -36,9 +36,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(3);
 /// least 3 minutes by the letter; ESX and BSD give up after 75 s), since a repeated SYN opens again.
 pub(super) const CONNECT_TIME: Duration = Duration::from_secs(75);
 
-/// MSS to assume where a SYN has none (RFC 9293 section 3.7.1).
-const DEFAULT_MSS_V4: u16 = 536;
-const DEFAULT_MSS_V6: u16 = 1220;
+/// How often an idle host is probed: three times before the endpoint's silence limit ends the flow, on both sides.
+pub(super) const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// A SYN of a host by the LAN port, of no flow.
@@ -222,24 +221,27 @@ impl Engine {
     /// The far host has accepted: so do we.
     fn accept(&mut self, now: Instant, id: FlowId) {
         let seed = self.random.next_u64();
-        let lan_mtu = self.lan_mtu;
         let Some(flow) = self.flows.flow_mut(id) else { return };
-        let stage = std::mem::replace(&mut flow.stage, Stage::Relaying);
-        let Stage::Held(held) = stage else { return };
-        self.flows.held -= 1;
-        let Some(flow) = self.flows.flow_mut(id) else { return };
-        let Classified::Tcp(syn) = classify(&held.syn) else { return };
+        let Stage::Held(held) = &flow.stage else { return };
+        let Classified::Tcp(syn) = classify(&held.syn) else {
+            unreachable!("invariant: only classified SYNs are held")
+        };
         let config = EndpointConfig {
             local: flow.key.dst,
             remote: flow.key.src,
-            mss: leg_mss(lan_mtu, flow.key.src.is_ipv6(), syn.options.mss),
+            mss: port_mss(self.lan_mtu, flow.key.src.is_ipv6()),
             l2: flow.l2,
             receive_buffer: flow.buffer,
             send_buffer: flow.buffer,
             seed,
         };
-        flow.endpoint = Some(Endpoint::accept(config, now, syn.ip_packet));
-        self.output.pool.put(held.syn);
+        let mut endpoint = Endpoint::accept(config, now, syn.ip_packet);
+        endpoint.set_keep_alive(Some(KEEP_ALIVE));
+        flow.endpoint = Some(endpoint);
+        if let Stage::Held(held) = std::mem::replace(&mut flow.stage, Stage::Relaying) {
+            self.flows.held -= 1;
+            self.output.pool.put(held.syn);
+        }
         self.mark_dirty(id);
     }
 
@@ -256,11 +258,10 @@ impl Engine {
     }
 }
 
-/// The MSS of a leg: what fits our LAN port, and what the host announced (0 or nothing: the RFC's default).
-pub(super) fn leg_mss(lan_mtu: usize, is_ipv6: bool, announced: Option<u16>) -> u16 {
-    let (headers, default) = if is_ipv6 { (60, DEFAULT_MSS_V6) } else { (40, DEFAULT_MSS_V4) };
-    let port = u16::try_from(lan_mtu.saturating_sub(headers)).unwrap_or(u16::MAX);
-    port.min(announced.filter(|&mss| mss > 0).unwrap_or(default))
+/// The MSS that our LAN port can take (RFC 9293 section 3.7.1).
+pub(super) fn port_mss(lan_mtu: usize, is_ipv6: bool) -> u16 {
+    let headers = if is_ipv6 { 60 } else { 40 };
+    u16::try_from(lan_mtu.saturating_sub(headers)).unwrap_or(u16::MAX)
 }
 
 #[cfg(test)]
@@ -268,11 +269,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mss_of_a_leg_is_the_smaller_of_port_and_host() {
-        assert_eq!(leg_mss(1500, false, Some(8960)), 1460);
-        assert_eq!(leg_mss(9000, true, Some(1440)), 1440);
-        assert_eq!(leg_mss(1500, false, None), DEFAULT_MSS_V4);
-        assert_eq!(leg_mss(1500, true, Some(0)), DEFAULT_MSS_V6);
-        assert_eq!(leg_mss(0, false, Some(1460)), 0);
+    fn the_mss_of_the_port_leaves_room_for_the_headers() {
+        assert_eq!(port_mss(1500, false), 1460);
+        assert_eq!(port_mss(9000, true), 8940);
+        assert_eq!(port_mss(0, false), 0);
     }
 }

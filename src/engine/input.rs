@@ -2,10 +2,10 @@
 
 use crate::frame::{Classified, Port, TcpSegment, Untouchable, classify};
 use crate::rules::Action;
-use crate::units::Instant;
+use crate::units::{ByteCount, Instant};
 
 use super::bypass::BypassReason;
-use super::flow::{FlowId, Stage};
+use super::flow::{FlowId, Role, Stage};
 use super::{Engine, Fate};
 
 impl Engine {
@@ -51,7 +51,7 @@ impl Engine {
             return self.handle_stray(id);
         }
         if let Some(id) = self.flows.by_host_key(&key.reversed()) {
-            if port == Port::Wan && segment.flags.opens() && self.is_connecting(id) {
+            if port == Port::Wan && segment.flags.opens() && self.is_withdrawn(id) {
                 // The opener's appliance has let the SYN go after all: leave the connection to the hosts.
                 self.abandon(now, id);
                 return Fate::Forward;
@@ -97,8 +97,15 @@ impl Engine {
         Fate::Taken
     }
 
-    fn is_connecting(&self, id: FlowId) -> bool {
-        self.flows.flow(id).is_some_and(|flow| matches!(flow.stage, Stage::Connecting { .. } | Stage::Resolving(_)))
+    /// Whether a SYN of the opener that came by the WAN port can be believed: it has let nothing through this flow yet,
+    /// or its appliance cannot tell us otherwise. A flow in use is not ended by whoever can send a SYN.
+    fn is_withdrawn(&self, id: FlowId) -> bool {
+        let is_up = self.channel.as_ref().is_some_and(|channel| channel.is_up());
+        self.flows.flow(id).is_some_and(|flow| match flow.stage {
+            Stage::Connecting { .. } | Stage::Resolving(_) => true,
+            Stage::Relaying => flow.role == Role::Far && (!is_up || flow.relay.to_host() == ByteCount::ZERO),
+            Stage::Held(_) => false,
+        })
     }
 
     /// A segment of a host that is neither a SYN nor of a flow.

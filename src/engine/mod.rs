@@ -7,9 +7,9 @@
 //!
 //! # What happens to a frame
 //! It is forwarded, at once and untouched, unless it is TCP that belongs to an accelerated flow or opens one
-//! ([`gate`]). The near appliance holds the SYN and asks the far one, which connects to the real host as the first host
-//! ([`connect`]); when that host has accepted, both relay ([`relay`]). Whatever cannot be accelerated passes, with a
-//! numbered reason ([`bypass`]).
+//! (`gate`). The near appliance holds the SYN and asks the far one, which connects to the real host as the first host
+//! (`connect`); when that host has accepted, both relay (`relay`). Whatever cannot be accelerated passes, with a
+//! numbered reason (`bypass`).
 //!
 //! Of a live flow, only segments of our own host that come in by the LAN port reach its endpoint. The same key on the
 //! other port, or its reverse on either, is a duplicate (promiscuous mode), a reflection of what we emitted, or a host

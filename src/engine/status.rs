@@ -51,6 +51,8 @@ pub struct FlowStatus {
     pub backlog: ByteCount,
     /// Given to our host's endpoint and not yet acknowledged by the host.
     pub send_queue: ByteCount,
+    /// Segments that had to be sent to our host again: on a LAN each one is an event.
+    pub lan_retransmissions: u64,
     /// How long [`FlowStatus::backlog`] takes at the channel's pacing rate; what the channel itself holds comes on top
     /// ([`ChannelStats::backlog`]).
     pub drain_time: Duration,
@@ -92,6 +94,10 @@ pub struct Counters {
     pub probes_sent: u64,
     /// Connections reset at our hosts after our restart.
     pub orphans_reset: u64,
+    /// Segments that had to be sent to our hosts again, of flows that have ended.
+    pub lan_retransmissions: u64,
+    /// Panics of the TCP stack; each ended its flow.
+    pub panics: u64,
     /// Messages or blocks of the peer that were not valid.
     pub peer_faults: u64,
 }
@@ -157,6 +163,7 @@ impl Engine {
             codec: flow.relay.codec(),
             backlog,
             send_queue: ByteCount::from(flow.endpoint.as_ref().map_or(0, |endpoint| endpoint.send_queue())),
+            lan_retransmissions: flow.endpoint.as_ref().map_or(0, |endpoint| endpoint.stats().retransmissions),
             drain_time: if backlog == ByteCount::ZERO { Duration::ZERO } else { rate.time_for(backlog) },
         }
     }

@@ -47,7 +47,7 @@ pub(super) fn fill_ipv4_header(header: &mut [u8]) {
 /// The checksum field after bytes of its region changed from `old` to `new`, `at` bytes from the region's start
 /// (RFC 1624, equation 3).
 pub(super) fn update(checksum: u16, at: usize, old: &[u8], new: &[u8]) -> u16 {
-    let weight = |offset: usize, byte: u8| u32::from(byte) << if (at + offset) % 2 == 0 { 8 } else { 0 };
+    let weight = |offset: usize, byte: u8| u32::from(byte) << if (at + offset).is_multiple_of(2) { 8 } else { 0 };
     let fold = |sum: u32| {
         let once = (sum & 0xffff) + (sum >> 16);
         ((once & 0xffff) + (once >> 16)) as u16

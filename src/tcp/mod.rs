@@ -1,10 +1,51 @@
 //! End TCP: one endpoint per flow side, byte streams (smoltcp underneath).
+//!
+//! # One Interface and one socket per endpoint
+//! A shared socket set costs O(flows) per packet. Here each [`Endpoint`] owns a smoltcp `Interface` (`Medium::Ip`, the
+//! impersonated address as its only one, no routes needed) and a set of one socket.
+//!
+//! # Super-segments
+//! smoltcp is told an MTU of 65,513 bytes, and the MSS option of the host's SYN is replaced by the largest multiple of
+//! the real MSS that fits, so that it emits super-segments of whole segments for IPv4 and IPv6 alike. The SYN that
+//! leaves carries the real MSS, and so does each frame's virtio-net header, by which the kernel cuts it.
+//!
+//! # When the SYN is answered
+//! Only after the far appliance has connected: the engine holds the host's SYN until then, and only then calls
+//! [`Endpoint::accept`]. smoltcp's `socket-tcp-pause-synack` would do the same later and worse: a SYN that is still
+//! held can pass through byte-identical when the far side cannot be reached, one retransmitted with another ISN needs no
+//! special case, and a paused socket reports "poll me now" for as long as it is paused.
+//!
+//! # What smoltcp is not fed
+//! It sees every segment that the host sent, except that
+//! - SYNs are rewritten: MSS as above, window scale and SACK-permitted kept, every other option and SYN data dropped
+//!   (the host sends data again that the SYN-ACK did not acknowledge; timestamps, Fast Open and Multipath TCP are thereby declined);
+//! - resets count only at the exact next sequence number; others in the window, SYNs, and acknowledgements of data
+//!   never sent get a challenge ACK, once a second at most (RFC 5961 sections 3 to 5);
+//! - a FIN beyond the window is held back until what precedes it has been taken (smoltcp would skip the missing bytes);
+//! - losses that SACK blocks prove are announced by the duplicate ACKs it knows: see `recovery`.
+//!
+//! # Known weaknesses of the stack
+//! A retransmission that is itself lost waits for smoltcp's timeout of at least one second, a lost segment is sent again together with up
+//! to 64 KiB that follow it, and there is no congestion control (the LAN side is one hop of Ethernet): never overflow
+//! the TAP's queue. LAN retransmissions are counted: [`EndpointStats::retransmissions`]. No PMTU discovery, timestamps, ECN, or urgent data (delivered in line).
+//! smoltcp's sequence arithmetic panics on states it deems impossible; a panic is caught and ends this one flow.
+
+mod device;
+mod endpoint;
+mod host_packet;
+#[cfg(test)]
+mod lan;
+mod recovery;
+mod sequence;
+#[cfg(test)]
+mod tests;
+
+pub use endpoint::Endpoint;
 
 use std::net::SocketAddr;
 
-use crate::buffer::{FrameBuf, FramePool};
 use crate::frame::L2Header;
-use crate::units::{ByteCount, Instant};
+use crate::units::ByteCount;
 
 /// How an endpoint is built.
 #[derive(Clone, Copy, Debug)]
@@ -13,13 +54,14 @@ pub struct EndpointConfig {
     pub local: SocketAddr,
     /// The real host.
     pub remote: SocketAddr,
-    /// Largest segment both ends may use: our port's MTU and what the host's SYN announced.
+    /// Largest segment our port can take: what our SYN announces. Segments to the host are also bounded by what its
+    /// SYN announces.
     pub mss: u16,
     /// How its frames leave.
     pub l2: L2Header,
-    /// Receive buffer: what the host may have acknowledged before we read it.
+    /// Receive buffer: what the host may have acknowledged before we read it. At most 1 GiB - 1.
     pub receive_buffer: ByteCount,
-    /// Send buffer: what the host has not acknowledged yet.
+    /// Send buffer: what the host has not acknowledged yet. At most 1 GiB - 1.
     pub send_buffer: ByteCount,
     /// Chooses the ISN (RFC 6528: not predictable).
     pub seed: u64,
@@ -32,93 +74,19 @@ pub enum EndpointState {
     Opening,
     /// Bytes may flow (one direction may have ended).
     Open,
-    /// Both directions ended in order and were acknowledged.
+    /// Both directions ended in order and were acknowledged, and every byte has been read.
     Closed,
-    /// The host refused or reset the connection.
+    /// The host refused or reset the connection, or we aborted it.
     Reset,
     /// The host did not answer in time.
     TimedOut,
 }
 
-/// One TCP connection to a host, ours end to end.
-#[derive(Debug)]
-pub struct Endpoint {}
-
-#[expect(unused_variables, reason = "bodies follow in the room's own commits")]
-impl Endpoint {
-    /// The near side: `syn` is the IP packet of the host's SYN; the SYN-ACK leaves with the next poll.
-    pub fn accept(config: EndpointConfig, now: Instant, syn: &[u8]) -> Self {
-        todo!()
-    }
-
-    /// The far side: connects to `config.remote` as `config.local`.
-    pub fn connect(config: EndpointConfig, now: Instant) -> Self {
-        todo!()
-    }
-
-    /// Takes one TCP segment (an IP packet, up to a super-segment) whose checksum is known to be good.
-    /// Frames that are due leave with the next [`Endpoint::poll`].
-    pub fn handle_segment(&mut self, now: Instant, ip_packet: &[u8]) {
-        todo!()
-    }
-
-    /// Lets everything leave that is due: hands complete frames (virtio-net header, Ethernet, VLANs, IP) to `emit`.
-    pub fn poll(&mut self, now: Instant, pool: &mut FramePool, emit: &mut dyn FnMut(FrameBuf)) {
-        todo!()
-    }
-
-    /// When [`Endpoint::poll`] has work next if nothing happens before.
-    pub fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
-        todo!()
-    }
-
-    /// Its state.
-    pub fn state(&self) -> EndpointState {
-        todo!()
-    }
-
-    /// Received bytes not read yet.
-    pub fn readable(&self) -> usize {
-        todo!()
-    }
-
-    /// Calls `read` with contiguous received bytes (maybe fewer than [`Endpoint::readable`]); it says how many it took.
-    pub fn recv<R>(&mut self, read: impl FnOnce(&[u8]) -> (usize, R)) -> Option<R> {
-        todo!()
-    }
-
-    /// Whether the host has finished its direction and every byte of it has been read.
-    pub fn is_recv_finished(&self) -> bool {
-        todo!()
-    }
-
-    /// Room in the send buffer.
-    pub fn writable(&self) -> usize {
-        todo!()
-    }
-
-    /// Bytes the host has not acknowledged yet.
-    pub fn send_queue(&self) -> usize {
-        todo!()
-    }
-
-    /// Queues bytes for the host; returns how many were taken.
-    pub fn send(&mut self, bytes: &[u8]) -> usize {
-        todo!()
-    }
-
-    /// FIN after everything queued.
-    pub fn finish(&mut self) {
-        todo!()
-    }
-
-    /// RST to the host with the next poll.
-    pub fn abort(&mut self) {
-        todo!()
-    }
-
-    /// From now on frames leave with this header (the last one seen from the host, reversed).
-    pub fn set_l2(&mut self, l2: L2Header) {
-        todo!()
-    }
+/// Counters of one endpoint.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EndpointStats {
+    /// Segments with payload sent to the host again. On a LAN each one is an event.
+    pub retransmissions: u64,
+    /// Panics of the stack that were caught (each ends its flow).
+    pub panics: u64,
 }

@@ -1,0 +1,600 @@
+//! One TCP connection to a host: smoltcp's socket, guarded on both sides.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::socket::tcp::{self, State};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
+
+use super::device::{Card, Egress, FRAMES_MAX, super_segment_len};
+use super::host_packet::{Fields, HostPackets};
+use super::recovery::{Recovery, sacked_above};
+use super::sequence::{Sequence, at_or_after};
+use super::{EndpointConfig, EndpointState, EndpointStats};
+use crate::buffer::{FrameBuf, FramePool};
+use crate::frame::{FlowKey, L2Header, TCP_HEADER_LEN, TcpFlags, TcpSegment, VlanIds, bare_rst};
+use crate::units::Instant;
+
+/// Largest buffer: smoltcp refuses more than 1 GiB, window scaling ends there (RFC 7323 section 2.3).
+const BUFFER_MAX: usize = (1 << 30) - 1;
+
+/// A host that answers no SYN for this long is not there (RFC 9293 section 3.8.3 asks for at least 3 minutes for a
+/// user's SYN; the user's own stack keeps that time here, since its SYN is held).
+const OPEN_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// A host that acknowledges nothing for this long is gone (RFC 9293 section 3.8.3, R2: at least 100 s).
+const SILENCE_LIMIT: Duration = Duration::from_secs(100);
+
+/// When smoltcp still says "now" right after a poll, it is asked again after this.
+const IDLE_RETRY: Duration = Duration::from_millis(10);
+
+/// Smallest MSS believed (Linux's `TCP_MIN_SND_MSS`, and smoltcp's).
+const MSS_MIN: u16 = 48;
+
+/// One TCP connection to a host, ours end to end.
+pub struct Endpoint {
+    /// Direction host to us.
+    key: FlowKey,
+    /// `None` after a panic, or when the connection could not be built.
+    stack: Option<Stack>,
+    /// smoltcp's state after the last call.
+    socket_state: State,
+    egress: Egress,
+    host_packets: HostPackets,
+    recovery: Recovery,
+    /// How the connection ended.
+    ended: Option<EndpointState>,
+    /// Bytes read, modulo 2^32.
+    read: u32,
+    fin_received: bool,
+    finish_requested: bool,
+    /// Window field of the last segment taken.
+    host_window: u16,
+    /// Something happened since the last poll.
+    is_due: bool,
+    opened_at: Instant,
+    polled_at: Instant,
+    heard_at: Instant,
+    /// Since when the host owes us an answer.
+    awaiting_since: Option<Instant>,
+    silence_limit: Option<Duration>,
+    keeps_alive: bool,
+    panics: u64,
+}
+
+struct Stack {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    handle: SocketHandle,
+}
+
+impl Stack {
+    fn socket(&self) -> &tcp::Socket<'static> {
+        self.sockets.get(self.handle)
+    }
+
+    fn socket_mut(&mut self) -> &mut tcp::Socket<'static> {
+        self.sockets.get_mut(self.handle)
+    }
+}
+
+impl Endpoint {
+    /// Whether an endpoint can be built for a flow with this key; what is not suitable ends in
+    /// [`EndpointState::Reset`] at once.
+    pub fn is_suitable(key: &FlowKey) -> bool {
+        key.is_terminable()
+    }
+
+    /// The near side: `syn` is the IP packet of the host's SYN; the SYN-ACK leaves with the next poll.
+    pub fn accept(config: EndpointConfig, now: Instant, syn: &[u8]) -> Self {
+        let mut endpoint = Endpoint::build(config, now);
+        let local = IpListenEndpoint::from(config.local);
+        endpoint.run(now, |stack, _| drop(stack.socket_mut().listen(local)));
+        endpoint.socket_state = State::Listen;
+        endpoint.handle_segment(now, syn);
+        endpoint
+    }
+
+    /// The far side: connects to `config.remote` as `config.local`. The SYN leaves with the next poll.
+    pub fn connect(config: EndpointConfig, now: Instant) -> Self {
+        let mut endpoint = Endpoint::build(config, now);
+        let (local, remote) = (IpEndpoint::from(config.local), IpEndpoint::from(config.remote));
+        endpoint.run(now, |stack, _| {
+            let Stack { interface, sockets, handle } = stack;
+            drop(sockets.get_mut::<tcp::Socket>(*handle).connect(interface.context(), remote, local));
+        });
+        endpoint.socket_state = State::SynSent;
+        endpoint.settle();
+        endpoint
+    }
+
+    fn build(config: EndpointConfig, now: Instant) -> Self {
+        let key = FlowKey { vlans: VlanIds::default(), src: config.remote, dst: config.local };
+        let mut egress = Egress {
+            l2: config.l2,
+            mss_announced: config.mss,
+            mss: config.mss.max(MSS_MIN),
+            frames: Vec::new(),
+            sequence: Sequence::default(),
+        };
+        let stack = Endpoint::is_suitable(&key).then(|| build_stack(&config, now, &mut egress));
+        Endpoint {
+            key,
+            ended: stack.is_none().then_some(EndpointState::Reset),
+            stack,
+            socket_state: State::Closed,
+            egress,
+            host_packets: HostPackets::new(&key),
+            recovery: Recovery::default(),
+            read: 0,
+            fin_received: false,
+            finish_requested: false,
+            host_window: 0,
+            is_due: true,
+            opened_at: now,
+            polled_at: Instant::ZERO,
+            heard_at: now,
+            awaiting_since: None,
+            silence_limit: Some(SILENCE_LIMIT),
+            keeps_alive: false,
+            panics: 0,
+        }
+    }
+
+    /// Calls `f` on the stack. A panic inside ends the connection with a reset.
+    fn run<R>(&mut self, now: Instant, f: impl FnOnce(&mut Stack, &mut Egress) -> R) -> Option<R> {
+        let (stack, egress) = (self.stack.as_mut()?, &mut self.egress);
+        if let Ok(result) = catch_unwind(AssertUnwindSafe(|| f(stack, egress))) {
+            return Some(result);
+        }
+        self.panics += 1;
+        self.stack = None;
+        self.ended = Some(EndpointState::Reset);
+        self.heard_at = now;
+        self.is_due = true;
+        if let Some(seq) = self.egress.sequence.snd_max {
+            let mut rst = FrameBuf::with_headroom();
+            let ack = self.egress.sequence.irs.map(|_| self.egress.sequence.acked);
+            bare_rst(&mut rst, &self.egress.l2, &self.key.reversed(), seq, ack);
+            self.egress.frames.push(rst);
+        }
+        None
+    }
+
+    /// Hands one packet to smoltcp.
+    fn feed(&mut self, now: Instant, packet: &[u8]) {
+        self.run(now, |stack, egress| feed(stack, egress, now, packet));
+    }
+
+    /// Hands `count` copies of a made-up packet to smoltcp.
+    fn feed_made(&mut self, now: Instant, fields: Fields, options: &[u8], count: usize) {
+        let mut packets = std::mem::take(&mut self.host_packets);
+        let packet = packets.write(fields, options);
+        for _ in 0..count {
+            self.feed(now, packet);
+        }
+        self.host_packets = packets;
+    }
+
+    /// The next sequence number we expect of the host; `None` before its SYN.
+    fn rcv_nxt(&self) -> Option<u32> {
+        let behind_syn = self.egress.sequence.irs?.wrapping_add(1).wrapping_add(self.read);
+        Some(behind_syn.wrapping_add(self.readable() as u32).wrapping_add(u32::from(self.fin_received)))
+    }
+
+    /// Takes one TCP segment (an IP packet, up to a super-segment) whose checksum is known to be good.
+    /// Frames that are due leave with the next [`Endpoint::poll`]. Packets of other flows are ignored.
+    pub fn handle_segment(&mut self, now: Instant, ip_packet: &[u8]) {
+        let Ok(segment) = TcpSegment::parse(ip_packet) else { return self.settle() };
+        if (segment.key.src, segment.key.dst) == (self.key.src, self.key.dst) {
+            self.heard_at = now;
+            self.is_due = true;
+            match self.socket_state {
+                State::Listen if segment.flags.opens() => self.on_syn(now, &segment),
+                State::SynSent if segment.flags.syn() => self.on_syn(now, &segment),
+                // A duplicate of the SYN that we are answering.
+                State::SynReceived if segment.flags.opens() => {}
+                // Our SYN-ACK has not left yet: nothing can acknowledge it.
+                State::SynReceived if self.egress.sequence.snd_max.is_none() && !segment.flags.rst() => {}
+                State::Listen | State::SynSent | State::Closed => self.feed(now, segment.ip_packet),
+                _ => self.on_synchronized(now, &segment),
+            }
+        }
+        self.settle();
+    }
+
+    /// The host's SYN or SYN-ACK.
+    fn on_syn(&mut self, now: Instant, segment: &TcpSegment<'_>) {
+        let ip_header_len = self.host_packets.ip_header_len();
+        // RFC 9293 section 3.7.1: 536 and 1220 where nothing is announced. Zero counts as nothing.
+        let default = if ip_header_len == 20 { 536 } else { 1220 };
+        let announced = segment.options.mss.filter(|&mss| mss != 0).unwrap_or(default);
+        let mss = announced.min(self.egress.mss_announced).max(MSS_MIN);
+        let [high, low] = super_segment_len(mss, ip_header_len).to_be_bytes();
+        let mut options = vec![2, 4, high, low];
+        if let Some(shift) = segment.options.window_scale {
+            // RFC 7323 section 2.3: a shift above 14 counts as 14.
+            options.extend_from_slice(&[1, 3, 3, shift.min(14)]);
+        }
+        if segment.options.sack_permitted {
+            options.extend_from_slice(&[1, 1, 4, 2]);
+        }
+        let flags = TcpFlags(segment.flags.0 & TcpFlags::SYN.union(TcpFlags::ACK).0);
+        let fields = Fields { flags, seq: segment.seq, ack: segment.ack, window: segment.window };
+        let before = self.socket_state;
+        self.feed_made(now, fields, &options, 1);
+        if self.stack.as_ref().is_some_and(|stack| stack.socket().state() != before) {
+            self.egress.mss = mss;
+            let sequence = &mut self.egress.sequence;
+            sequence.irs = Some(segment.seq);
+            sequence.acked = segment.seq;
+            if sequence.snd_max.is_some() {
+                sequence.settle_shift(segment.options.window_scale.is_some());
+            }
+            self.on_ack(now, segment, 0);
+        }
+    }
+
+    /// A segment after the SYNs.
+    fn on_synchronized(&mut self, now: Instant, segment: &TcpSegment<'_>) {
+        let Some(rcv_nxt) = self.rcv_nxt() else { return };
+        let sequence = self.egress.sequence;
+        let len = segment.payload.len() as u32;
+        if segment.flags.rst() {
+            // RFC 5961 section 3.2. A reset may carry a text, which is not part of the stream.
+            if segment.seq == rcv_nxt {
+                let fields = Fields { flags: segment.flags, seq: segment.seq, ack: segment.ack, window: 0 };
+                self.feed_made(now, fields, &[], 1);
+            } else if at_or_after(segment.seq, rcv_nxt) && !at_or_after(segment.seq, sequence.rcv_edge) {
+                self.challenge(now, rcv_nxt);
+            }
+            return;
+        }
+        let acks_unsent = segment.flags.ack()
+            && !sequence.is_acceptable_ack(segment.ack)
+            && at_or_after(segment.ack, sequence.snd_una)
+            && self.socket_state != State::SynReceived;
+        if segment.flags.syn() || acks_unsent {
+            return self.challenge(now, rcv_nxt);
+        }
+        let end = segment.seq.wrapping_add(len);
+        if self.fin_received && len > 0 && at_or_after(end, rcv_nxt) {
+            // Bytes behind the host's own FIN.
+            return;
+        }
+        let Some(stack) = self.stack.as_ref() else { return };
+        let queued = stack.socket().send_queue();
+        if len == 0
+            && !segment.flags.fin()
+            && queued == 0
+            && segment.ack == sequence.snd_una
+            && sequence.is_in_flight()
+            && segment.window == self.host_window
+        {
+            // Three of these while only our FIN is in flight stop smoltcp's timer, and the FIN is never sent again.
+            return;
+        }
+        if segment.flags.fin() && !at_or_after(sequence.rcv_edge, end) {
+            let mut packet = segment.ip_packet.to_vec();
+            packet[segment.tcp_offset + 13] &= !TcpFlags::FIN.0;
+            self.feed(now, &packet);
+        } else {
+            self.feed(now, segment.ip_packet);
+        }
+        self.on_ack(now, segment, queued);
+    }
+
+    /// Has smoltcp answer with a challenge ACK (RFC 5961 section 7: rate-limited, by smoltcp, to one a second): to it,
+    /// a segment one below the window is a keep-alive.
+    fn challenge(&mut self, now: Instant, rcv_nxt: u32) {
+        let seq = rcv_nxt.wrapping_sub(1);
+        self.feed_made(now, self.pure_ack(seq), &[], 1);
+    }
+
+    fn pure_ack(&self, seq: u32) -> Fields {
+        Fields { flags: TcpFlags::ACK, seq, ack: self.egress.sequence.snd_una, window: self.host_window }
+    }
+
+    /// Follows the acknowledgement of a segment that smoltcp was fed while `queued` bytes were in its send buffer.
+    fn on_ack(&mut self, now: Instant, segment: &TcpSegment<'_>, queued: usize) {
+        let Some(stack) = self.stack.as_ref() else { return };
+        let (state, left) = (stack.socket().state(), stack.socket().send_queue());
+        let ack = segment.ack;
+        let advances = ack != self.egress.sequence.snd_una;
+        let was_taken = !advances || left != queued || state != self.socket_state;
+        if !segment.flags.ack() || !was_taken || !self.egress.sequence.is_acceptable_ack(ack) {
+            return;
+        }
+        // The window of a SYN is not scaled (RFC 7323 section 2.2), those of made-up segments are.
+        let shift = segment.options.window_scale.filter(|_| segment.flags.syn()).map_or(0, |shift| shift.min(14));
+        self.host_window = segment.window >> shift;
+        self.egress.sequence.snd_una = ack;
+        let sequence = self.egress.sequence;
+        if advances {
+            self.recovery.on_progress(now, sequence.is_in_flight());
+        }
+        let Some(sent_to) = sequence.snd_max.filter(|_| left > 0) else { return };
+        let header_end = segment.ip_packet.len() - segment.payload.len();
+        let options = &segment.ip_packet[segment.tcp_offset + TCP_HEADER_LEN..header_end];
+        let sacked = if options.is_empty() { 0 } else { sacked_above(options, ack) };
+        let covers = u32::from(super_segment_len(self.egress.mss, self.host_packets.ip_header_len()));
+        if self.recovery.on_ack(ack, sacked, sent_to, self.egress.mss, covers) {
+            self.announce_loss(now);
+        }
+    }
+
+    /// Duplicate ACKs make smoltcp send the oldest segment again.
+    fn announce_loss(&mut self, now: Instant) {
+        /// One more than smoltcp counts: the first may still look like a window update.
+        const DUPLICATES: usize = 4;
+        if let Some(rcv_nxt) = self.rcv_nxt().filter(|_| self.host_window > 0) {
+            self.feed_made(now, self.pure_ack(rcv_nxt), &[], DUPLICATES);
+        }
+    }
+
+    /// Draws the conclusions from what smoltcp has just done.
+    fn settle(&mut self) {
+        let Some(stack) = self.stack.as_mut() else { return };
+        let socket = stack.socket_mut();
+        let state = socket.state();
+        if matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait) {
+            self.fin_received = true;
+        }
+        // smoltcp's close() before the handshake is complete would forget the SYN-ACK or the SYN.
+        if self.finish_requested && matches!(state, State::Established | State::CloseWait) {
+            socket.close();
+            self.is_due = true;
+        }
+        if matches!(state, State::Closed | State::Listen) && self.ended.is_none() {
+            let in_order = matches!(self.socket_state, State::TimeWait)
+                || (self.socket_state == State::LastAck && !self.egress.sequence.is_in_flight());
+            self.ended = Some(if in_order { EndpointState::Closed } else { EndpointState::Reset });
+        }
+        self.socket_state = socket.state();
+    }
+
+    /// Lets everything leave that is due: hands complete frames (virtio-net header, Ethernet, VLANs, IP) to `emit`.
+    pub fn poll(&mut self, now: Instant, pool: &mut FramePool, emit: &mut dyn FnMut(FrameBuf)) {
+        self.expire(now);
+        if self.recovery.probe_at().is_some_and(|at| at <= now) {
+            self.recovery.on_probe();
+            if self.ended.is_none() && self.send_queue() > 0 && self.egress.sequence.is_in_flight() {
+                self.announce_loss(now);
+            }
+        }
+        let is_due = self.run(now, |stack, egress| {
+            let Stack { interface, sockets, .. } = stack;
+            let mut card = Card { received: None, egress, pool };
+            for _ in 0..=FRAMES_MAX {
+                if interface.poll_egress(stack_time(now), &mut card, sockets) == PollResult::None {
+                    break;
+                }
+            }
+            card.egress.frames.len() >= FRAMES_MAX
+        });
+        self.is_due = is_due.unwrap_or(false);
+        self.polled_at = now;
+        self.settle();
+        self.keep_probing_zero_window(now);
+        if self.egress.sequence.is_in_flight() {
+            self.recovery.on_in_flight(now);
+        }
+        let awaits = self.keeps_alive || self.egress.sequence.is_in_flight() || self.send_queue() > 0;
+        self.awaiting_since = if awaits { self.awaiting_since.or(Some(now)) } else { None };
+        self.egress.frames.drain(..).for_each(emit);
+    }
+
+    /// smoltcp starts to probe a zero window when an acknowledgement or new data finds its timer idle. A retransmission
+    /// timeout that meets a window closed since leaves it idle with data to send: then the last acknowledgement is repeated.
+    fn keep_probing_zero_window(&mut self, now: Instant) {
+        if self.host_window > 0 || self.ended.is_some() || self.send_queue() == 0 {
+            return;
+        }
+        let poll_at = self.run(now, |stack, _| stack.interface.poll_at(stack_time(now), &stack.sockets)).flatten();
+        if let Some(rcv_nxt) = self.rcv_nxt().filter(|_| poll_at.is_none()) {
+            self.feed_made(now, self.pure_ack(rcv_nxt), &[], 1);
+        }
+    }
+
+    /// Ends what the host has left unanswered for too long.
+    fn expire(&mut self, now: Instant) {
+        if self.ended.is_none() && self.deadline().is_some_and(|at| at <= now) {
+            self.ended = Some(EndpointState::TimedOut);
+            self.run(now, |stack, _| stack.socket_mut().abort());
+        }
+    }
+
+    /// When the host's patience with us, or ours with it, ends.
+    fn deadline(&self) -> Option<Instant> {
+        if self.ended.is_some() {
+            return None;
+        }
+        match self.socket_state {
+            State::Listen | State::SynSent | State::SynReceived => Some(self.opened_at + OPEN_TIMEOUT),
+            State::TimeWait | State::Closed => None,
+            _ => self.awaiting_since.zip(self.silence_limit).map(|(since, limit)| since.max(self.heard_at) + limit),
+        }
+    }
+
+    /// When [`Endpoint::poll`] has work next if nothing happens before.
+    pub fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
+        if self.is_due || !self.egress.frames.is_empty() {
+            return Some(now);
+        }
+        let stack_at = self.run(now, |stack, _| {
+            stack
+                .interface
+                .poll_at(stack_time(now), &stack.sockets)
+                .map(|at| Instant::from_micros(at.total_micros() as u64))
+        });
+        // Right after a poll "now" means that smoltcp waits for something else.
+        let stack_at = stack_at.flatten().map(|at| if at <= self.polled_at { self.polled_at + IDLE_RETRY } else { at });
+        let probe_at = self.recovery.probe_at().filter(|_| self.ended.is_none() && self.send_queue() > 0);
+        [stack_at, self.deadline(), probe_at].into_iter().flatten().min()
+    }
+
+    /// Its state.
+    pub fn state(&self) -> EndpointState {
+        let closed_when_read = |closed: bool| {
+            if closed && self.readable() == 0 { EndpointState::Closed } else { EndpointState::Open }
+        };
+        match (self.ended, self.socket_state) {
+            (Some(EndpointState::Closed), _) => closed_when_read(true),
+            (Some(ended), _) => ended,
+            (None, State::Listen | State::SynSent | State::SynReceived) => EndpointState::Opening,
+            // In TIME-WAIT only the acknowledgement of the host's FIN may still have to leave.
+            (None, State::TimeWait) => closed_when_read(self.rcv_nxt() == Some(self.egress.sequence.acked)),
+            (None, _) => EndpointState::Open,
+        }
+    }
+
+    /// Received bytes not read yet.
+    pub fn readable(&self) -> usize {
+        self.stack.as_ref().map_or(0, |stack| stack.socket().recv_queue())
+    }
+
+    /// Calls `read` with contiguous received bytes (maybe fewer than [`Endpoint::readable`]); it says how many it took.
+    /// `None`, without a call, when there are none.
+    pub fn recv<R>(&mut self, read: impl FnOnce(&[u8]) -> (usize, R)) -> Option<R> {
+        if self.readable() == 0 {
+            return None;
+        }
+        let socket = self.stack.as_mut()?.socket_mut();
+        let (taken, result) = socket
+            .recv(|bytes| {
+                let (taken, result) = read(bytes);
+                let taken = taken.min(bytes.len());
+                (taken, (taken, result))
+            })
+            .ok()?;
+        self.read = self.read.wrapping_add(taken as u32);
+        self.is_due = true;
+        Some(result)
+    }
+
+    /// Whether the host has finished its direction and every byte of it has been read.
+    pub fn is_recv_finished(&self) -> bool {
+        self.fin_received && self.readable() == 0
+    }
+
+    /// Room in the send buffer; zero while [`EndpointState::Opening`] and after [`Endpoint::finish`].
+    pub fn writable(&self) -> usize {
+        let Some(stack) = self.stack.as_ref() else { return 0 };
+        let socket = stack.socket();
+        if socket.may_send() && !self.finish_requested { socket.send_capacity() - socket.send_queue() } else { 0 }
+    }
+
+    /// Bytes the host has not acknowledged yet.
+    pub fn send_queue(&self) -> usize {
+        self.stack.as_ref().map_or(0, |stack| stack.socket().send_queue())
+    }
+
+    /// Queues bytes for the host; returns how many were taken.
+    pub fn send(&mut self, bytes: &[u8]) -> usize {
+        let Some(stack) = self.stack.as_mut().filter(|_| !self.finish_requested) else { return 0 };
+        let taken = stack.socket_mut().send_slice(bytes).unwrap_or(0);
+        self.is_due |= taken > 0;
+        taken
+    }
+
+    /// FIN after everything queued. While [`EndpointState::Opening`] it waits for the handshake.
+    pub fn finish(&mut self) {
+        self.finish_requested = true;
+        self.is_due = true;
+        self.settle();
+    }
+
+    /// RST to the host with the next poll; [`EndpointState::Reset`] from now on. Nothing happens after the end.
+    pub fn abort(&mut self) {
+        if self.ended.is_some() || self.socket_state == State::TimeWait {
+            return;
+        }
+        self.ended = Some(EndpointState::Reset);
+        self.is_due = true;
+        if let Some(stack) = self.stack.as_mut() {
+            stack.socket_mut().abort();
+            self.socket_state = State::Closed;
+        }
+    }
+
+    /// From now on frames leave with this header (the last one seen from the host, reversed).
+    pub fn set_l2(&mut self, l2: L2Header) {
+        self.egress.l2 = l2;
+    }
+
+    /// Probes an idle host this often (RFC 9293 section 3.8.4), so that one that is gone is noticed after the silence
+    /// limit; `None` (the default): never.
+    pub fn set_keep_alive(&mut self, interval: Option<Duration>) {
+        self.keeps_alive = interval.is_some();
+        self.is_due = true;
+        if let Some(stack) = self.stack.as_mut() {
+            let interval = interval.map(|interval| smoltcp::time::Duration::from_micros(interval.as_micros() as u64));
+            stack.socket_mut().set_keep_alive(interval);
+        }
+    }
+
+    /// How long a host that owes us an answer (an acknowledgement, or one to a keep-alive) may stay silent before the
+    /// connection is reset as [`EndpointState::TimedOut`]; `None`: forever. 100 s unless set.
+    pub fn set_silence_limit(&mut self, limit: Option<Duration>) {
+        self.silence_limit = limit;
+    }
+
+    /// Payload of one segment to the host.
+    pub fn mss(&self) -> u16 {
+        self.egress.mss
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> EndpointStats {
+        EndpointStats { retransmissions: self.egress.sequence.retransmissions, panics: self.panics }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("key", &self.key.to_string())
+            .field("state", &self.state())
+            .field("readable", &self.readable())
+            .field("send_queue", &self.send_queue())
+            .finish_non_exhaustive()
+    }
+}
+
+fn build_stack(config: &EndpointConfig, now: Instant, egress: &mut Egress) -> Stack {
+    let mut interface_config = Config::new(HardwareAddress::Ip);
+    interface_config.random_seed = config.seed;
+    let mut card = Card { received: None, egress, pool: &mut FramePool::default() };
+    let mut interface = Interface::new(interface_config, &mut card, stack_time(now));
+    let address = IpAddress::from(config.local.ip());
+    // Without a link layer smoltcp looks up no route: its own address alone is enough, on no subnet (whose broadcast
+    // address it would refuse as the host's).
+    let prefix_len = if matches!(config.local.ip(), IpAddr::V4(_)) { 32 } else { 128 };
+    interface.update_ip_addrs(|addresses| {
+        let _ = addresses.push(IpCidr::new(address, prefix_len));
+    });
+    // Zeroed allocations: untouched pages cost nothing.
+    let buffer = |len: crate::units::ByteCount| tcp::SocketBuffer::new(vec![0; len.as_usize().clamp(1, BUFFER_MAX)]);
+    let mut socket = tcp::Socket::new(buffer(config.receive_buffer), buffer(config.send_buffer));
+    socket.set_ack_delay(None);
+    socket.set_nagle_enabled(false);
+    socket.set_congestion_control(tcp::CongestionControl::None);
+    socket.set_hop_limit(Some(64));
+    let mut sockets = SocketSet::new(Vec::with_capacity(1));
+    let handle = sockets.add(socket);
+    Stack { interface, sockets, handle }
+}
+
+fn feed(stack: &mut Stack, egress: &mut Egress, now: Instant, packet: &[u8]) {
+    let Stack { interface, sockets, .. } = stack;
+    // Answers to a segment are bare ACKs and resets: no pool is needed.
+    let mut card = Card { received: Some(packet), egress, pool: &mut FramePool::default() };
+    interface.poll_ingress_single(stack_time(now), &mut card, sockets);
+}
+
+fn stack_time(now: Instant) -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+}
