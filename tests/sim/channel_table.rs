@@ -65,8 +65,23 @@ fn matrix() -> Vec<PathSpec> {
 fn print_table(title: &str, cells: impl Iterator<Item = PathSpec>) {
     println!("\n{title}\n");
     let columns = [
-        "goodput", "% line", "% ceiling", "back", "up ms", "to 90 % ms", "resent %", "excess %", "declared lost %",
-        "spurious %", "queue mean ms", "queue max ms", "dropped", "backlog", "in flight", "steps", "wall s",
+        "goodput",
+        "% line",
+        "% ceiling",
+        "back",
+        "up ms",
+        "to 90 % ms",
+        "resent %",
+        "excess %",
+        "declared lost %",
+        "spurious %",
+        "queue mean ms",
+        "queue max ms",
+        "dropped",
+        "backlog",
+        "in flight",
+        "steps",
+        "wall s",
     ];
     println!("| {:<36} | {} |", "path", columns.join(" | "));
     println!("|{:-<38}|{}", "", "---:|".repeat(columns.len()));
