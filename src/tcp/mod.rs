@@ -33,6 +33,7 @@
 mod device;
 mod endpoint;
 mod host_packet;
+mod input;
 #[cfg(test)]
 mod lan;
 mod recovery;
