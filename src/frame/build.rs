@@ -91,6 +91,11 @@ pub fn bare_rst(frame: &mut FrameBuf, l2: &L2Header, key: &FlowKey, seq: u32, ac
     bare_segment(frame, l2, key, flags, seq, ack.unwrap_or(0), 0, &[]);
 }
 
+/// An acknowledgement without payload in the direction of `key`, with a closed window: for a connection that is over.
+pub fn bare_ack(frame: &mut FrameBuf, l2: &L2Header, key: &FlowKey, seq: u32, ack: u32) {
+    bare_segment(frame, l2, key, TcpFlags::ACK, seq, ack, 0, &[]);
+}
+
 /// What a SYN of ours announces.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SynOptions {

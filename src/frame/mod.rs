@@ -15,7 +15,9 @@ mod mss;
 mod segment;
 mod vnet;
 
-pub use build::{MalformedPacket, SynOptions, arp_probe, bare_rst, bare_syn, encapsulate_tcp, neighbor_solicitation};
+pub use build::{
+    MalformedPacket, SynOptions, arp_probe, bare_ack, bare_rst, bare_syn, encapsulate_tcp, neighbor_solicitation,
+};
 pub use classify::{Classified, IpPacket, Neighbor, Reason, Untouchable, classify};
 pub use flow::FlowKey;
 pub use l2::{ETHERNET_HEADER_LEN, L2Header, MacAddr, VlanIds, VlanStack, VlanTag};

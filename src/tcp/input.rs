@@ -79,8 +79,8 @@ impl Endpoint {
             return self.challenge(now, rcv_nxt);
         }
         let end = segment.seq.wrapping_add(len);
-        if self.fin_received && len > 0 && at_or_after(end, rcv_nxt) {
-            // Bytes behind the host's own FIN.
+        if self.fin_received && len > 0 && end != rcv_nxt && at_or_after(end, rcv_nxt) {
+            // Bytes behind the host's own FIN. (In its place: a keep-alive with a byte, which wants its answer.)
             return;
         }
         let Some(stack) = self.stack.as_ref() else { return };
