@@ -170,7 +170,8 @@ impl Endpoint {
     }
 
     /// smoltcp starts to probe a zero window when an acknowledgement or new data finds its timer idle. A retransmission
-    /// timeout that meets a window closed since leaves it idle with data to send: then the last acknowledgement is repeated.
+    /// timeout that meets a window closed since leaves it idle with data to send: then the last acknowledgement is
+    /// repeated.
     pub(super) fn keep_probing_zero_window(&mut self, now: Instant) {
         if self.host_window > 0 || self.ended.is_some() || self.send_queue() == 0 {
             return;
