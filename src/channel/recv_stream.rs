@@ -4,7 +4,7 @@ use super::ranges::RangeSet;
 use super::ring::ByteRing;
 
 /// Credit a stream begins with.
-pub(super) const INITIAL_WINDOW: u64 = 4 << 20;
+pub(super) const INITIAL_WINDOW: u64 = 16 << 20;
 /// Credit a stream grows to at most: more than the BDP of 10 Gbps over 300 ms.
 pub(super) const WINDOW_MAX: u64 = 512 << 20;
 

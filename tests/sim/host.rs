@@ -11,7 +11,7 @@ use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 
 use crate::identity::End;
-use crate::offload;
+use crate::offload::{self, TcpLayout};
 use crate::pattern::Pattern;
 use crate::script::{Connection, Seen};
 
@@ -114,7 +114,6 @@ pub struct Host {
     interface: Interface,
     sockets: SocketSet<'static>,
     nic: Nic,
-    listeners: Vec<SocketHandle>,
     talks: Vec<Talk>,
     scratch: Vec<u8>,
 }
@@ -143,7 +142,6 @@ impl Host {
             interface,
             sockets: SocketSet::new(Vec::new()),
             nic,
-            listeners: Vec::new(),
             talks: Vec::new(),
             scratch: Vec::new(),
             spec,
@@ -155,11 +153,6 @@ impl Host {
     }
 
     fn add(&mut self, index: u16, plan: Connection, seed: u64) {
-        if plan.client != self.end && plan.listening {
-            let mut socket = self.socket();
-            socket.listen(IpListenEndpoint { addr: None, port: plan.port }).expect("a new socket can listen");
-            self.listeners.push(self.sockets.add(socket));
-        }
         let pattern =
             |writer: End| Pattern::new(seed ^ (u64::from(index) << 40) ^ ((writer.index() as u64) << 60), plan.content);
         let (outgoing, incoming) = (pattern(self.end), pattern(self.end.other()));
@@ -173,11 +166,6 @@ impl Host {
             rests_taken: 0,
             seen: Seen::default(),
         });
-    }
-
-    fn socket(&self) -> Socket<'static> {
-        let buffer = || SocketBuffer::new(vec![0; self.spec.buffer]);
-        Socket::new(buffer(), buffer())
     }
 
     /// What this end of connection `index` has seen.
@@ -197,6 +185,7 @@ impl Host {
 
     /// Takes a frame from the LAN.
     pub fn handle_frame(&mut self, frame: &[u8]) {
+        let mut opening = None;
         let Host { nic, scratch, spec, .. } = self;
         offload::to_wire(frame, scratch, |ethernet| {
             let mut plain = nic.spare.pop().unwrap_or_default();
@@ -206,8 +195,12 @@ impl Host {
                 nic.spare.push(plain);
                 return;
             }
+            opening = TcpLayout::of(&plain).filter(|tcp| tcp.is_syn(&plain)).map(|tcp| tcp.ports(&plain));
             nic.incoming.push_back(plain);
         });
+        if let Some((client_port, server_port)) = opening {
+            self.on_syn(client_port, server_port);
+        }
     }
 
     /// Lets stack and applications act, and hands the frames that leave (as on a TAP) to `emit`.
@@ -258,7 +251,7 @@ impl Host {
 
     /// One turn of every application; whether any did something the stack has to know.
     fn run_applications(&mut self, now: Instant) -> bool {
-        let mut acted = self.accept();
+        let mut acted = false;
         let (end, v6) = (self.end, self.spec.v6);
         for at in 0..self.talks.len() {
             let talk = &self.talks[at];
@@ -268,7 +261,7 @@ impl Host {
             if talk.socket.is_none() && talk.plan.client == end && now >= Instant::ZERO + talk.plan.opens_at {
                 let remote = IpEndpoint::new(address(end.other(), v6).into(), talk.plan.port);
                 let local_port = FIRST_CLIENT_PORT + talk.index;
-                let mut socket = self.socket();
+                let mut socket = new_socket(self.spec.buffer);
                 socket.connect(self.interface.context(), remote, local_port).expect("a new socket can connect");
                 self.talks[at].socket = Some(self.sockets.add(socket));
                 acted = true;
@@ -281,30 +274,39 @@ impl Host {
         acted
     }
 
-    /// Gives connections that were accepted to the application they are for.
-    fn accept(&mut self) -> bool {
-        let before = self.listeners.len();
-        let Host { listeners, sockets, talks, .. } = self;
-        listeners.retain(|handle| {
-            let socket = sockets.get::<Socket>(*handle);
-            if matches!(socket.state(), State::Listen | State::SynReceived) {
-                return true;
+    /// A connection is being opened: whoever is to serve it begins to listen, for this one SYN.
+    ///
+    /// A listening socket would take any SYN to its port, also the repetition of one that another socket has answered.
+    fn on_syn(&mut self, client_port: u16, server_port: u16) {
+        let end = self.end;
+        let index = usize::from(client_port.wrapping_sub(FIRST_CLIENT_PORT));
+        let Some(talk) = self.talks.get_mut(index) else { return };
+        if talk.plan.client == end || talk.plan.port != server_port || !talk.plan.listening {
+            return;
+        }
+        if let Some(handle) = talk.socket {
+            if self.sockets.get::<Socket>(handle).state() != State::Closed || talk.seen.received > 0 {
+                return;
             }
-            let Some(remote) = socket.remote_endpoint() else { return true };
-            let index = usize::from(remote.port - FIRST_CLIENT_PORT);
-            assert!(talks[index].socket.is_none(), "connection {index} was accepted twice");
-            talks[index].socket = Some(*handle);
-            false
-        });
-        listeners.len() != before
+            // Reset before it was used, and opened again: another life of the same addresses.
+            self.sockets.remove(handle);
+            talk.seen = Seen::default();
+        }
+        let mut socket = new_socket(self.spec.buffer);
+        socket.listen(IpListenEndpoint { addr: None, port: server_port }).expect("a new socket can listen");
+        talk.socket = Some(self.sockets.add(socket));
     }
+}
+
+fn new_socket(buffer: usize) -> Socket<'static> {
+    let ring = || SocketBuffer::new(vec![0; buffer]);
+    Socket::new(ring(), ring())
 }
 
 impl HostSpec {
     fn filters(&self, ethernet: &[u8]) -> bool {
         !self.filtered_ports.is_empty()
-            && offload::TcpLayout::of(ethernet)
-                .is_some_and(|layout| self.filtered_ports.contains(&layout.ports(ethernet).1))
+            && TcpLayout::of(ethernet).is_some_and(|layout| self.filtered_ports.contains(&layout.ports(ethernet).1))
     }
 }
 
@@ -315,6 +317,12 @@ impl Talk {
         let state = socket.state();
         let to_send = self.plan.bytes[end.index()];
         let mut acted = false;
+        if state == State::Listen {
+            // Its SYN was reset before the handshake was over (or was damaged): nobody listens on.
+            socket.abort();
+            self.seen.reset_at = Some(at);
+            return false;
+        }
         if self.seen.connected_at.is_none() && !matches!(state, State::SynSent | State::SynReceived | State::Closed) {
             self.seen.connected_at = Some(at);
         }

@@ -14,6 +14,7 @@ const ETHERNET_HEADER_LEN: usize = 14;
 const SUPER_PACKET_MAX: usize = 65_521;
 
 const FIN: u8 = 0x01;
+const SYN: u8 = 0x02;
 const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 
@@ -113,6 +114,11 @@ impl TcpLayout {
     /// Source and destination port.
     pub fn ports(&self, ethernet: &[u8]) -> (u16, u16) {
         (get16(ethernet, self.tcp), get16(ethernet, self.tcp + 2))
+    }
+
+    /// Whether it opens a connection.
+    pub fn is_syn(&self, ethernet: &[u8]) -> bool {
+        ethernet[self.tcp + 13] & (SYN | ACK) == SYN
     }
 
     fn seq(&self, ethernet: &[u8]) -> u32 {
