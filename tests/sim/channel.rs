@@ -351,7 +351,7 @@ impl<'a> Rig<'a> {
                 // Offered although there is no room: the channel then owes us a Writable.
                 let offered = room.max(1);
                 stream.pattern.fill(stream.written, &mut self.chunk[..offered]);
-                let taken = side.channel.write(self.now, *id, &self.chunk[..offered]);
+                let taken = side.channel.write(*id, &self.chunk[..offered]);
                 assert!(taken <= offered, "took more than offered");
                 stream.written += taken as u64;
                 if taken < offered || room == 0 {
