@@ -3,14 +3,34 @@
 //! One [`Channel`] speaks to one peer. It does no I/O: datagrams, time and a seed go in; datagrams, events and the
 //! next deadline come out. After every input drain [`Channel::poll_event`] and [`Channel::poll_transmit`].
 
+mod keyring;
+mod ranges;
+mod received;
+mod recv_stream;
+mod ring;
+mod send_stream;
+mod sent;
+mod session;
+mod streams;
+mod wire;
+
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rand_chacha::rand_core::Rng;
+
+use self::keyring::{Continuity, Keyring};
+use self::session::Session;
+use self::wire::Datagram;
+use crate::crypto::TAG_LEN;
+use crate::rate::Phase;
 use crate::units::{BitRate, ByteCount, Instant};
 
 /// One bidirectional stream of a session: two byte streams, one each way.
 ///
-/// Even numbers were opened by the handshake's initiator, odd ones by its responder. Never reused in a session.
+/// Even numbers are opened by the appliance with the smaller public key, odd ones by the other. Never reused in a
+/// session.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StreamId(pub u32);
 
@@ -107,6 +127,18 @@ pub struct ChannelStats {
     pub bytes_retransmitted: ByteCount,
     /// Datagrams dropped because they were malformed, forged, replayed or of another version.
     pub datagrams_refused: u64,
+    /// Pacing credit lost because the appliance came too late for it, although there was something to send.
+    pub pacing_credit_unused: ByteCount,
+    /// What the rate controller is doing.
+    pub phase: Option<Phase>,
+    /// Queueing delay on the path, as the last round showed it.
+    pub queue: Duration,
+    /// Loss that the path has whatever we do, in permille.
+    pub own_loss_permille: u64,
+    /// Streams open.
+    pub streams: usize,
+    /// Memory of stream buffers.
+    pub memory: ByteCount,
     /// Undelivered stream bytes: written, and not yet consumed by the far appliance.
     pub backlog: ByteCount,
 }
@@ -131,101 +163,420 @@ pub enum ReadState {
     Finished,
 }
 
+/// Nothing authentic heard for this long: the peer counts as silent. Keep-alives leave every half second.
+pub const SILENCE_MAX: Duration = Duration::from_millis(2500);
+/// An initiation that is not answered is repeated after this long, plus up to as much jitter / 2.
+const INITIATION_RETRY: Duration = Duration::from_millis(500);
+/// Datagrams handed out as one batch at most: what UDP GSO takes.
+const BATCH_MAX: usize = 44;
+/// Handshake datagrams waiting to leave at most.
+const HANDSHAKES_QUEUED_MAX: usize = 4;
+/// Copies of a goodbye.
+const CLOSE_COPIES: u32 = 3;
+/// Responses per second at most: each costs two Diffie-Hellman operations.
+const RESPONSES_PER_SECOND: u32 = 50;
+
 /// Reliable streams to one peer.
 #[derive(Debug)]
-pub struct Channel {}
+pub struct Channel {
+    config: ChannelConfig,
+    keyring: Keyring,
+    session: Option<Session>,
+    peer_address: Option<SocketAddr>,
+    heard: Instant,
+    silent: bool,
+    initiate_at: Option<Instant>,
+    initiated: Option<Instant>,
+    handshakes: VecDeque<(SocketAddr, Vec<u8>)>,
+    events: VecDeque<Event>,
+    responses: (Instant, u32),
+    counters: Counters,
+}
 
-#[expect(unused_variables, reason = "bodies follow in the channel's own commits")]
+#[derive(Debug, Default)]
+struct Counters {
+    datagrams_sent: u64,
+    datagrams_received: u64,
+    bytes_sent: u64,
+    bytes_received: u64,
+    datagrams_refused: u64,
+    ended: session::SessionCounters,
+}
+
 impl Channel {
-    /// A channel that begins to connect at once. `seed` feeds key generation, packet numbers and jitter: from the OS
-    /// in the appliance, fixed in the simulator. `instance` tells this start of the appliance from every other.
+    /// A channel that begins to connect at once. `seed` feeds key generation and jitter, and tells this start of the
+    /// appliance from every other: from the OS in the appliance, fixed in the simulator.
     pub fn new(config: ChannelConfig, now: Instant, seed: [u8; 32]) -> Self {
-        todo!()
+        Channel {
+            keyring: Keyring::new(&config, seed),
+            session: None,
+            peer_address: config.peer_address,
+            heard: now,
+            silent: false,
+            initiate_at: config.peer_address.map(|_| now),
+            initiated: None,
+            handshakes: VecDeque::new(),
+            events: VecDeque::new(),
+            responses: (now, 0),
+            counters: Counters::default(),
+            config,
+        }
     }
+
+    /// Bytes of IP and UDP headers in front of a datagram.
+    fn header_bytes(&self) -> usize {
+        if self.peer_address.is_some_and(|address| address.is_ipv6()) { 48 } else { 28 }
+    }
+
+    fn payload_max(&self) -> usize {
+        self.config.path_mtu - self.header_bytes() - wire::SEALED_HEADER_LEN - TAG_LEN
+    }
+
+    fn expected_number(&self) -> u64 {
+        self.session.as_ref().map_or(0, Session::expected_number)
+    }
+
+    // --- what arrives ---
 
     /// Takes one datagram as received; the bytes are opened in place. Never fails: what is not authentic is counted.
     pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
-        todo!()
+        let len = datagram.len();
+        let accepted = match wire::parse_datagram(datagram) {
+            Some(Datagram::Sealed { receiver, number, header, body }) => {
+                self.on_sealed(now, from, len, (receiver, number, header), body)
+            }
+            Some(Datagram::Initiation { noise, covered, mac1 }) => {
+                self.on_initiation(now, from, (noise, covered, mac1))
+            }
+            Some(Datagram::Response { receiver, noise, covered, mac1 }) => {
+                self.on_response(now, from, receiver, (noise, covered, mac1))
+            }
+            None => false,
+        };
+        if accepted {
+            self.counters.datagrams_received += 1;
+            self.counters.bytes_received += (len + self.header_bytes()) as u64;
+        } else {
+            self.counters.datagrams_refused += 1;
+        }
     }
+
+    fn on_sealed(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        len: usize,
+        (receiver, number, header): (u32, u32, [u8; wire::SEALED_HEADER_LEN]),
+        body: &mut [u8],
+    ) -> bool {
+        let _ = len;
+        let expected = self.expected_number();
+        let Some((number, plaintext, continuity)) = self.keyring.open(receiver, number, header, body) else {
+            return false;
+        };
+        if continuity == Continuity::New {
+            self.begin_session(now, None);
+        }
+        self.on_heard(now);
+        // The newest packet tells where the peer is: a NAT may have moved it.
+        if number >= expected {
+            self.peer_address = Some(from);
+        }
+        let Some(session) = &mut self.session else { return false };
+        match session.on_payload(now, number, plaintext) {
+            Ok(None) => true,
+            Ok(Some(session::Closed)) => {
+                self.end_session(DownReason::PeerClosed);
+                self.keyring.forget();
+                self.initiate_at = self.config.peer_address.map(|_| now + INITIATION_RETRY);
+                true
+            }
+            Err(wire::Malformed) => false,
+        }
+    }
+
+    fn on_initiation(&mut self, now: Instant, from: SocketAddr, parts: (&[u8], &[u8], &[u8])) -> bool {
+        if now - self.responses.0 >= Duration::from_secs(1) {
+            self.responses = (now, 0);
+        }
+        if self.responses.1 >= RESPONSES_PER_SECOND || self.handshakes.len() >= HANDSHAKES_QUEUED_MAX {
+            return false;
+        }
+        let mut response = Vec::new();
+        let expected = self.expected_number();
+        if !self.keyring.on_initiation(now, parts, expected, &mut response) {
+            return false;
+        }
+        self.responses.1 += 1;
+        self.handshakes.push_back((from, response));
+        true
+    }
+
+    fn on_response(&mut self, now: Instant, from: SocketAddr, receiver: u32, parts: (&[u8], &[u8], &[u8])) -> bool {
+        let expected = self.expected_number();
+        let Some(continuity) = self.keyring.on_response(now, receiver, parts, expected) else { return false };
+        let rtt = self.initiated.take().map(|at| now - at);
+        self.initiate_at = None;
+        self.peer_address = Some(from);
+        if continuity == Continuity::New {
+            self.begin_session(now, rtt);
+        }
+        // The responder seals with the new epoch only after it has opened something with it.
+        if let Some(session) = &mut self.session {
+            session.ping();
+        }
+        self.on_heard(now);
+        true
+    }
+
+    fn begin_session(&mut self, now: Instant, handshake_rtt: Option<Duration>) {
+        if self.session.is_some() {
+            self.end_session(DownReason::PeerRestarted);
+        }
+        let payload_max = self.payload_max();
+        let overhead = (self.config.path_mtu - payload_max) as u64;
+        let even = self.keyring.opens_even();
+        self.session = Some(Session::new(now, even, (payload_max, overhead), self.config.rate, handshake_rtt));
+        self.heard = now;
+        self.silent = false;
+        self.initiate_at = None;
+        self.events.push_back(Event::Up);
+    }
+
+    fn end_session(&mut self, reason: DownReason) {
+        if let Some(session) = self.session.take() {
+            let (ended, last) = (&mut self.counters.ended, session.counters);
+            ended.datagrams_lost += last.datagrams_lost;
+            ended.datagrams_lost_spuriously += last.datagrams_lost_spuriously;
+            ended.bytes_retransmitted += last.bytes_retransmitted;
+            self.events.push_back(Event::Down(reason));
+        }
+        self.silent = false;
+    }
+
+    fn on_heard(&mut self, now: Instant) {
+        self.heard = now;
+        if std::mem::take(&mut self.silent) {
+            self.initiate_at = None;
+            self.events.push_back(Event::Up);
+        }
+    }
+
+    // --- time ---
 
     /// Does what was due at or before `now`.
     pub fn handle_timeout(&mut self, now: Instant) {
-        todo!()
+        if let Some(session) = &mut self.session {
+            session.on_timeout(now);
+            if !self.silent && now - self.heard >= SILENCE_MAX {
+                self.silent = true;
+                self.events.push_back(Event::Down(DownReason::Silent));
+                // It may have started anew without our noticing.
+                self.initiate_at = self.peer_address.map(|_| now);
+            }
+        }
+        let rekey = !self.silent && self.initiated.is_none() && self.keyring.rekey_at().is_some_and(|at| at <= now);
+        if rekey && self.initiate_at.is_none() {
+            self.initiate_at = Some(now);
+        }
+        if self.initiate_at.is_some_and(|at| at <= now) {
+            self.initiate(now);
+        }
     }
 
-    /// When [`Channel::handle_timeout`] or [`Channel::poll_transmit`] has work next, if nothing arrives before.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+    fn initiate(&mut self, now: Instant) {
+        let Some(address) = self.peer_address.or(self.config.peer_address) else {
+            self.initiate_at = None;
+            return;
+        };
+        let jitter = self.keyring.rng().next_u64() % (INITIATION_RETRY.as_nanos() as u64 / 2);
+        self.initiate_at = Some(now + INITIATION_RETRY + Duration::from_nanos(jitter));
+        self.initiated = Some(now);
+        self.handshakes.retain(|(_, datagram)| datagram.first() != Some(&1));
+        let mut datagram = Vec::new();
+        self.keyring.initiate(&mut datagram);
+        self.handshakes.push_back((address, datagram));
     }
+
+    /// When [`Channel::handle_timeout`] or [`Channel::poll_transmit`] has work next, if nothing arrives before. A
+    /// moment in the past means: now.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let handshake = (!self.handshakes.is_empty()).then_some(Instant::ZERO);
+        let silence = (self.session.is_some() && !self.silent).then(|| self.heard + SILENCE_MAX);
+        let rekey = if self.silent || self.initiate_at.is_some() { None } else { self.keyring.rekey_at() };
+        let session = self.session.as_ref().and_then(Session::poll_timeout);
+        [handshake, silence, rekey, session, self.initiate_at].into_iter().flatten().min()
+    }
+
+    // --- what leaves ---
 
     /// Appends the next datagrams that may leave at `now` to `out`; `None` when nothing may.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
-        todo!()
+        if let Some((destination, datagram)) = self.handshakes.pop_front() {
+            out.extend_from_slice(&datagram);
+            self.note_sent(1, datagram.len());
+            return Some(Transmit { destination, segment_size: datagram.len(), len: datagram.len() });
+        }
+        let destination = self.peer_address?;
+        if !self.keyring.can_seal() {
+            return None;
+        }
+        let session = self.session.as_mut()?;
+        let start = out.len();
+        let mut segment_size = 0;
+        let mut count = 0;
+        while count < BATCH_MAX {
+            let datagram_start = out.len();
+            out.resize(datagram_start + wire::SEALED_HEADER_LEN, 0);
+            let Some(payload) = session.poll_payload(now, count == 0, out) else {
+                out.truncate(datagram_start);
+                break;
+            };
+            out.resize(out.len() + TAG_LEN, 0);
+            self.keyring.seal(payload.number, &mut out[datagram_start..]);
+            count += 1;
+            let len = out.len() - datagram_start;
+            if count == 1 {
+                segment_size = len;
+            }
+            // Segmentation offload wants equal lengths; a shorter one ends the batch. A longer one cannot follow a
+            // short one, because the first short one ends it too.
+            if len < segment_size || !session.fills(len) {
+                break;
+            }
+        }
+        if count == 0 {
+            return None;
+        }
+        let len = out.len() - start;
+        self.note_sent(count, len);
+        Some(Transmit { destination, segment_size, len })
+    }
+
+    fn note_sent(&mut self, count: usize, len: usize) {
+        self.counters.datagrams_sent += count as u64;
+        self.counters.bytes_sent += (len + count * self.header_bytes()) as u64;
     }
 
     /// The next event.
     pub fn poll_event(&mut self) -> Option<Event> {
-        todo!()
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
+        }
+        self.session.as_mut()?.streams.poll_event()
     }
 
-    /// Whether new streams can be opened (the session is up and the stream table has room).
+    // --- streams ---
+
+    /// Whether new streams can be opened: there is a session, and the peer is not silent.
     pub fn is_up(&self) -> bool {
-        todo!()
+        self.session.is_some() && !self.silent
     }
 
     /// Opens a stream; the peer learns of it with its first bytes. `None` when not up or at the limit.
     pub fn open(&mut self) -> Option<StreamId> {
-        todo!()
+        if !self.is_up() {
+            return None;
+        }
+        self.session.as_mut()?.streams.open()
     }
 
     /// How many bytes [`Channel::write`] would take now: bounded by the backlog limit (2 x BDP or 150 ms of the
     /// delivery rate, shared by the active streams) and the peer's credit. Zero for a stream that is gone.
     pub fn writable(&self, id: StreamId) -> usize {
-        todo!()
+        self.session.as_ref().map_or(0, |session| session.streams.writable(id) as usize)
     }
 
-    /// Queues bytes and returns how many were taken. If fewer than offered, a [`Event::Writable`] follows.
-    pub fn write(&mut self, now: Instant, id: StreamId, bytes: &[u8]) -> usize {
-        todo!()
+    /// Queues bytes and returns how many were taken. If fewer than offered, an [`Event::Writable`] follows.
+    pub fn write(&mut self, id: StreamId, bytes: &[u8]) -> usize {
+        self.session.as_mut().map_or(0, |session| session.streams.write(id, bytes))
     }
 
     /// No more bytes will be written in our direction.
     pub fn finish(&mut self, id: StreamId) {
-        todo!()
+        if let Some(session) = &mut self.session {
+            session.streams.finish(id);
+        }
     }
 
     /// Ends both directions at once and forgets the stream.
     pub fn reset(&mut self, id: StreamId, code: ResetCode) {
-        todo!()
+        if let Some(session) = &mut self.session {
+            session.streams.reset(id, code);
+        }
     }
 
     /// Copies the next in-order bytes that have arrived into `out` without consuming them (up to `out.len()`).
     pub fn peek(&self, id: StreamId, out: &mut [u8]) -> usize {
-        todo!()
+        self.session.as_ref().map_or(0, |session| session.streams.peek(id, out))
     }
 
     /// In-order bytes that wait to be consumed.
     pub fn readable(&self, id: StreamId) -> usize {
-        todo!()
+        self.session.as_ref().map_or(0, |session| session.streams.readable(id))
     }
 
     /// Consumes `len` in-order bytes, which returns their credit to the peer, and says whether the direction ended.
     pub fn consume(&mut self, id: StreamId, len: usize) -> ReadState {
-        todo!()
+        match &mut self.session {
+            Some(session) => session.streams.consume(id, len),
+            None => ReadState::Finished,
+        }
     }
 
-    /// Tells the peer goodbye (best effort, a few copies) and ends the session.
-    pub fn close(&mut self, now: Instant) {
-        todo!()
+    /// Tells the peer goodbye (best effort, a few copies leave with the next [`Channel::poll_transmit`]s).
+    pub fn close(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.close(CLOSE_COPIES);
+        }
     }
 
-    /// The rate the relay should size its blocks by: what the path is delivering to us or taking from us now.
+    // --- gauges ---
+
+    /// The rate the relay should size its blocks by: what we pace at.
     pub fn pacing_rate(&self) -> BitRate {
-        todo!()
+        self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().pacing_rate())
+    }
+
+    /// The state of the channel.
+    pub fn state(&self) -> ChannelState {
+        match (&self.session, self.silent) {
+            (None, _) => ChannelState::Connecting,
+            (Some(_), false) => ChannelState::Up,
+            (Some(_), true) => ChannelState::Silent,
+        }
     }
 
     /// Counters and gauges.
     pub fn stats(&self) -> ChannelStats {
-        todo!()
+        let session = self.session.as_ref();
+        let live = session.map(|session| session.counters).unwrap_or_default();
+        let (counters, ended) = (&self.counters, &self.counters.ended);
+        let controller = session.map(Session::controller);
+        let rtt = session.map(Session::rtt).filter(|rtt| rtt.is_measured());
+        ChannelStats {
+            state: self.state(),
+            peer_address: self.peer_address,
+            srtt: rtt.map(|rtt| rtt.srtt()),
+            min_rtt: rtt.and_then(|rtt| rtt.min_rtt()),
+            delivery_rate: controller.map_or(BitRate::ZERO, |controller| controller.delivery_rate()),
+            pacing_rate: self.pacing_rate(),
+            bytes_in_flight: session.map_or(ByteCount::ZERO, Session::in_flight),
+            datagrams_sent: counters.datagrams_sent,
+            datagrams_received: counters.datagrams_received,
+            bytes_sent: ByteCount::new(counters.bytes_sent),
+            bytes_received: ByteCount::new(counters.bytes_received),
+            datagrams_lost: ended.datagrams_lost + live.datagrams_lost,
+            datagrams_lost_spuriously: ended.datagrams_lost_spuriously + live.datagrams_lost_spuriously,
+            bytes_retransmitted: ByteCount::new(ended.bytes_retransmitted + live.bytes_retransmitted),
+            datagrams_refused: counters.datagrams_refused,
+            pacing_credit_unused: session.map_or(ByteCount::ZERO, Session::unused_credit),
+            phase: controller.map(|controller| controller.phase()),
+            queue: controller.map_or(Duration::ZERO, |controller| controller.queue()),
+            own_loss_permille: controller.map_or(0, |controller| controller.own_loss_permille()),
+            streams: session.map_or(0, |session| session.streams.len()),
+            memory: ByteCount::from(session.map_or(0, |session| session.streams.memory())),
+            backlog: ByteCount::new(session.map_or(0, |session| session.streams.backlog())),
+        }
     }
 }

@@ -37,7 +37,7 @@ impl Engine {
                 }
                 self.mark_dirty(id);
             }
-            Err(reason) => self.refuse_stream(now, stream, reason),
+            Err(reason) => self.refuse_stream(stream, reason),
         }
     }
 
@@ -88,7 +88,7 @@ impl Engine {
     /// The turn of a flow whose host's Ethernet address is wanted.
     pub(super) fn pump_resolving(&mut self, now: Instant, id: FlowId) {
         let (Some(flow), Some(channel)) = (self.flows.flow_mut(id), &mut self.channel) else { return };
-        flow.relay.flush(now, channel, flow.stream);
+        flow.relay.flush(channel, flow.stream);
         let Stage::Resolving(resolving) = &mut flow.stage else { return };
         let host = flow.key.dst.ip();
         if let Some(l2) = self.learning.resolve(now, host, &flow.open.l2, self.own_mac) {
@@ -173,7 +173,7 @@ impl Engine {
     /// The turn of a flow whose host has not answered our SYN.
     pub(super) fn pump_connecting(&mut self, now: Instant, id: FlowId) {
         let (Some(flow), Some(channel)) = (self.flows.flow_mut(id), &mut self.channel) else { return };
-        flow.relay.flush(now, channel, flow.stream);
+        flow.relay.flush(channel, flow.stream);
         let Stage::Connecting { give_up } = flow.stage else { return };
         let Some(endpoint) = &mut flow.endpoint else { return };
         self.output.poll_endpoint(now, endpoint);

@@ -43,7 +43,7 @@ impl Engine {
     pub(super) fn drain_channel_events(&mut self, now: Instant) {
         while let Some(event) = self.channel.as_mut().and_then(|channel| channel.poll_event()) {
             match event {
-                Event::Up => self.handle_up(now),
+                Event::Up => self.handle_up(),
                 Event::Down(DownReason::Silent) => {
                     self.withdraw_opens(now);
                     self.timers.set(Timer::Outage, &mut self.outage, Some(now + OUTAGE_MAX));
@@ -59,7 +59,7 @@ impl Engine {
         }
     }
 
-    fn handle_up(&mut self, now: Instant) {
+    fn handle_up(&mut self) {
         self.timers.set(Timer::Outage, &mut self.outage, None);
         self.mark_all_dirty();
         let lost = std::mem::take(&mut self.lost);
@@ -74,7 +74,7 @@ impl Engine {
         for orphan in lost {
             Message::Orphan(orphan).encode(&mut list);
         }
-        self.write_tail(now, stream, list);
+        self.write_tail(stream, list);
     }
 
     fn handle_opened(&mut self, now: Instant, stream: StreamId) {
@@ -97,7 +97,7 @@ impl Engine {
             Some(Owner::Unread | Owner::OrphanList) => self.read_first(now, stream),
             Some(Owner::Tail(bytes)) => {
                 let bytes = std::mem::take(bytes);
-                self.write_tail(now, stream, bytes);
+                self.write_tail(stream, bytes);
             }
             Some(Owner::Drain) => {
                 let Some(channel) = &mut self.channel else { return };
@@ -150,7 +150,7 @@ impl Engine {
                 }
                 Ok(None) => break,
                 Err(MessageError::Version(_)) => {
-                    self.refuse_stream(now, stream, RefuseReason::Version);
+                    self.refuse_stream(stream, RefuseReason::Version);
                     return;
                 }
                 Ok(Some(_)) | Err(_) => {

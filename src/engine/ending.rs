@@ -78,12 +78,15 @@ impl Engine {
     pub(super) fn end(&mut self, now: Instant, id: FlowId, ending: Ending) -> Option<Flow> {
         let mut flow = self.flows.remove(id)?;
         self.timers.set(super::Timer::Flow(id), &mut flow.timer, None);
-        self.streams.remove(&flow.stream);
+        // A stream that nobody owns any more went with its session: its number may be in use again.
+        let had_stream = self.streams.remove(&flow.stream).is_some();
         if matches!(flow.stage, Stage::Held(_) | Stage::Resolving(_)) {
             self.flows.held -= 1;
             self.forget_resolving(id, flow.key.dst.ip());
         }
-        if let (Some(channel), Some(code)) = (&mut self.channel, ending.reset_code()) {
+        if let (Some(channel), Some(code)) = (&mut self.channel, ending.reset_code())
+            && had_stream
+        {
             channel.reset(flow.stream, code);
         }
         if let Some(endpoint) = &mut flow.endpoint {
@@ -159,21 +162,21 @@ impl Engine {
         // Trying may still wait there, in front.
         Message::Refused(reason).encode(flow.relay.message_buffer());
         let message = flow.relay.take_waiting();
-        self.write_tail(now, flow.stream, message);
+        self.write_tail(flow.stream, message);
     }
 
     /// Refuses an open of which no flow was made.
-    pub(super) fn refuse_stream(&mut self, now: Instant, stream: crate::channel::StreamId, reason: RefuseReason) {
+    pub(super) fn refuse_stream(&mut self, stream: crate::channel::StreamId, reason: RefuseReason) {
         self.counters.opens_declined += 1;
         let mut message = Vec::new();
         Message::Refused(reason).encode(&mut message);
-        self.write_tail(now, stream, message);
+        self.write_tail(stream, message);
     }
 
     /// Writes the last bytes of our direction of a stream.
-    pub(super) fn write_tail(&mut self, now: Instant, stream: crate::channel::StreamId, mut bytes: Vec<u8>) {
+    pub(super) fn write_tail(&mut self, stream: crate::channel::StreamId, mut bytes: Vec<u8>) {
         let Some(channel) = &mut self.channel else { return };
-        let taken = channel.write(now, stream, &bytes);
+        let taken = channel.write(stream, &bytes);
         bytes.drain(..taken);
         if bytes.is_empty() {
             channel.finish(stream);

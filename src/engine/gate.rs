@@ -177,7 +177,7 @@ impl Engine {
     /// The turn of a flow whose SYN is held.
     pub(super) fn pump_held(&mut self, now: Instant, id: FlowId) {
         let (Some(flow), Some(channel)) = (self.flows.flow_mut(id), &mut self.channel) else { return };
-        flow.relay.flush(now, channel, flow.stream);
+        flow.relay.flush(channel, flow.stream);
         let Stage::Held(held) = &flow.stage else { return };
         if held.until <= now {
             if held.trying {

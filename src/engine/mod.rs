@@ -172,6 +172,8 @@ impl Engine {
         if let Some(channel) = &mut self.channel {
             channel.handle_datagram(now, from, datagram);
             self.is_settled = false;
+            // At once: a frame that follows in the same batch must not meet flows of a session that is over.
+            self.drain_channel_events(now);
         }
     }
 
@@ -182,6 +184,7 @@ impl Engine {
         if let Some(channel) = &mut self.channel {
             channel.handle_timeout(now);
         }
+        self.drain_channel_events(now);
         while let Some(timer) = self.timers.pop(now) {
             match timer {
                 Timer::Flow(id) => {
@@ -231,7 +234,7 @@ impl Engine {
         self.advance(now);
         self.end_all(now, ending::Ending::Shutdown);
         if let Some(channel) = &mut self.channel {
-            channel.close(now);
+            channel.close();
         }
     }
 

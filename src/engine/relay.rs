@@ -102,9 +102,9 @@ impl Relay {
     }
 
     /// Hands the channel what waits. True when nothing waits any more.
-    pub(super) fn flush(&mut self, now: Instant, channel: &mut Channel, stream: StreamId) -> bool {
+    pub(super) fn flush(&mut self, channel: &mut Channel, stream: StreamId) -> bool {
         if self.outbound_at < self.outbound.len() {
-            self.outbound_at += channel.write(now, stream, &self.outbound[self.outbound_at..]);
+            self.outbound_at += channel.write(stream, &self.outbound[self.outbound_at..]);
         }
         if self.outbound_at < self.outbound.len() {
             return false;
@@ -127,7 +127,7 @@ impl Relay {
         }
         let block_size = block_size(channel.pacing_rate());
         for _ in 0..BLOCKS_PER_PUMP {
-            if !self.flush(now, channel, stream) {
+            if !self.flush(channel, stream) {
                 return Progress::Waiting;
             }
             if endpoint.readable() == 0 {

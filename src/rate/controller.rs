@@ -36,11 +36,13 @@ const CORRECTION_FLOOR: u64 = 80;
 /// Growth per round, in percent, that keeps acceleration going.
 const GROWTH: u64 = 125;
 /// Growth over the estimate, in percent, that shows a probe has found more rate.
-const FOUND_MORE: u64 = 108;
+const FOUND_MORE: u64 = 106;
 /// Rounds without growth that end acceleration even when no queue shows.
 const FLAT_ROUNDS: u32 = 3;
 /// Rounds the rate filter looks back: two probing cycles.
 const RATE_FILTER_ROUNDS: u64 = 12;
+/// Rounds over which the mean rate is taken.
+const MEAN_ROUNDS: usize = 4;
 /// Rounds of correction without effect after which the queue counts as somebody else's.
 const FOREIGN_QUEUE_ROUNDS: u32 = 8;
 /// Window in datagrams before anything is known.
@@ -49,7 +51,7 @@ const INITIAL_WINDOW: u64 = 128;
 const WINDOW_MIN: u64 = 16;
 /// Window as a share of the BDP in percent; what is above 100 absorbs ack aggregation and jitter.
 const WINDOW_GAIN: u64 = 200;
-/// Window gain while accelerating.
+/// Window gain while accelerating and no queue shows yet.
 const START_WINDOW_GAIN: u64 = 300;
 /// A cycle of probing is not shorter than this, however short the RTT.
 const CYCLE_MIN: Duration = Duration::from_millis(20);
@@ -119,13 +121,13 @@ pub struct Controller {
     gain: u64,
     /// Descending maxima of the delivery rate: (round, rate).
     rates: VecDeque<(u64, BitRate)>,
-    /// Largest delivery rate of the last rounds, newest last.
-    recent: VecDeque<BitRate>,
+    /// Delivered bytes and moments at the ends of the last rounds, newest last.
+    recent: VecDeque<(Instant, u64)>,
     round: u64,
     round_ends_at: u64,
-    round_rate: BitRate,
+    /// Samples of the current round: their sum in bits per second, and how many.
+    round_rates: (u128, u32),
     round_min_rtt: Option<Duration>,
-    round_in_flight_min: ByteCount,
     /// Queueing delay of the last whole round.
     queue: Duration,
     min_rtt: Duration,
@@ -154,9 +156,8 @@ impl Controller {
             recent: VecDeque::new(),
             round: 0,
             round_ends_at: 0,
-            round_rate: BitRate::ZERO,
+            round_rates: (0, 0),
             round_min_rtt: None,
-            round_in_flight_min: ByteCount::new(u64::MAX),
             queue: Duration::ZERO,
             min_rtt: rtt.max(Duration::from_micros(50)),
             min_rtt_seen: now,
@@ -198,7 +199,7 @@ impl Controller {
 
     /// The rate to pace at, wire bytes.
     pub fn pacing_rate(&self) -> BitRate {
-        let base = self.delivery_rate();
+        let base = self.cruising_rate();
         let offered = BitRate::from_bps(
             u64::try_from(u128::from(base.as_bps()) * 1000 / u128::from(1000 - self.own_loss_permille()))
                 .unwrap_or(u64::MAX),
@@ -210,6 +211,23 @@ impl Controller {
             Some(cap) => rate.min(cap),
             None => rate,
         }
+    }
+
+    /// What the estimate comes to while cruising. A maximum over samples is too high by their noise (jitter moves the
+    /// ends of a sample's interval); while a queue stands, the mean over whole rounds is what the path delivers.
+    fn cruising_rate(&self) -> BitRate {
+        let estimate = self.delivery_rate();
+        let queued = matches!(self.phase, Phase::Cruise | Phase::Down) && self.queue > self.queue_target();
+        match self.mean_rate() {
+            Some(mean) if queued && !self.foreign_queue => estimate.min(mean),
+            _ => estimate,
+        }
+    }
+
+    /// Delivery rate over the last few whole rounds.
+    fn mean_rate(&self) -> Option<BitRate> {
+        let ((start, before), (end, after)) = (self.recent.front()?, self.recent.back()?);
+        (self.recent.len() > MEAN_ROUNDS).then(|| BitRate::from_transfer(ByteCount::new(after - before), *end - *start))
     }
 
     fn effective_gain(&self) -> u64 {
@@ -235,7 +253,8 @@ impl Controller {
         if self.rates.is_empty() {
             return ByteCount::new(INITIAL_WINDOW * datagram);
         }
-        let gain = if self.phase == Phase::Accelerate { START_WINDOW_GAIN } else { WINDOW_GAIN };
+        let searching = self.phase == Phase::Accelerate && self.queue <= (self.min_rtt / 8).max(QUEUE_FLOOR);
+        let gain = if searching { START_WINDOW_GAIN } else { WINDOW_GAIN };
         let bdp = self.bdp().as_u64();
         // Jitter, held acks and offload batches keep datagrams accounted for longer than the minimum RTT.
         let slack = self.pacing_rate().bytes_in(self.rttvar * 2 + Duration::from_millis(2)).as_u64();
@@ -283,12 +302,11 @@ impl Controller {
         if let Some(rtt) = report.rtt {
             self.round_min_rtt = Some(self.round_min_rtt.map_or(rtt, |min| min.min(rtt)));
         }
-        self.round_in_flight_min = self.round_in_flight_min.min(report.in_flight);
         let mut ended = false;
         if let Some(sample) = report.sample {
             // An app-limited sample counts only where it shows more than is known.
             if !sample.app_limited || sample.rate > self.delivery_rate() || self.rates.is_empty() {
-                self.on_rate(sample.rate);
+                self.on_sample(sample.rate);
             }
             if sample.prior_delivered >= self.round_ends_at {
                 self.round_ends_at = report.delivered;
@@ -307,8 +325,16 @@ impl Controller {
         }
     }
 
+    fn on_sample(&mut self, rate: BitRate) {
+        self.round_rates.0 += u128::from(rate.as_bps());
+        self.round_rates.1 += 1;
+        // While accelerating the newest sample is the best; otherwise the mean of a round, which jitter moves less.
+        if self.phase == Phase::Accelerate || self.rates.is_empty() {
+            self.on_rate(rate);
+        }
+    }
+
     fn on_rate(&mut self, rate: BitRate) {
-        self.round_rate = self.round_rate.max(rate);
         while self.rates.back().is_some_and(|(_, known)| *known <= rate) {
             self.rates.pop_back();
         }
@@ -321,16 +347,22 @@ impl Controller {
         while self.rates.len() > 1 && self.rates[0].0 + RATE_FILTER_ROUNDS < self.round {
             self.rates.pop_front();
         }
-        self.recent.push_back(self.round_rate);
-        if self.recent.len() > 2 {
+        let app_limited = report.sample.is_some_and(|sample| sample.app_limited);
+        if app_limited {
+            self.recent.clear();
+        }
+        self.recent.push_back((now, report.delivered));
+        if self.recent.len() > MEAN_ROUNDS + 1 {
             self.recent.pop_front();
         }
         if let Some(round_min) = self.round_min_rtt.take() {
             self.queue = round_min.saturating_sub(self.min_rtt);
         }
-        let round_rate = std::mem::take(&mut self.round_rate);
-        self.round_in_flight_min = ByteCount::new(u64::MAX);
-        let app_limited = report.sample.is_some_and(|sample| sample.app_limited);
+        let (sum, samples) = std::mem::take(&mut self.round_rates);
+        let round_rate = BitRate::from_bps(u64::try_from(sum / u128::from(samples.max(1))).unwrap_or(u64::MAX));
+        if samples > 0 {
+            self.on_rate(round_rate);
+        }
 
         match self.phase {
             Phase::Accelerate => self.on_round_accelerating(now, app_limited),
@@ -353,20 +385,18 @@ impl Controller {
     }
 
     fn on_round_accelerating(&mut self, now: Instant, app_limited: bool) {
-        if app_limited {
-            return;
-        }
         let rate = self.delivery_rate();
         let grew = rate >= self.flat_base.percent(GROWTH);
         if grew {
             self.flat_base = rate;
             self.flat_rounds = 0;
-        } else {
+        } else if !app_limited {
             self.flat_rounds += 1;
         }
-        // A queue of a quarter RTT with a rate that no longer grows: this is the path's rate.
+        // A queue of a quarter RTT with a rate that no longer grows, or a deep one anyhow: this is the path's rate.
         let queued = self.queue > (self.min_rtt / 4).max(4 * QUEUE_FLOOR);
-        if self.flat_rounds >= FLAT_ROUNDS || (queued && !grew) {
+        let deep = self.queue > (self.min_rtt / 2).max(8 * QUEUE_FLOOR);
+        if self.flat_rounds >= FLAT_ROUNDS || (queued && !grew) || deep {
             self.enter(now, Phase::Drain, DRAIN_GAIN);
         }
     }
@@ -387,10 +417,10 @@ impl Controller {
         }
         // A deep queue while less than the estimate arrives: the path has become slower.
         let deep = self.queue > (self.min_rtt / 2).max(4 * target);
-        let recent = self.recent.iter().copied().max().unwrap_or(BitRate::ZERO);
-        if deep && !app_limited && recent > BitRate::ZERO && recent < self.delivery_rate().percent(90) {
+        if deep && !app_limited && round_rate > BitRate::ZERO && round_rate < self.delivery_rate().percent(85) {
             self.rates.clear();
-            self.rates.push_back((self.round, recent));
+            self.rates.push_back((self.round, round_rate));
+            self.recent.clear();
             self.corrected_rounds = 0;
             self.enter(now, Phase::Drain, DRAIN_GAIN);
             return;

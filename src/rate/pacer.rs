@@ -100,7 +100,7 @@ mod tests {
         let rate = BitRate::from_mbps(100);
         let mut pacer = Pacer::new(Instant::ZERO, rate);
         let mut now = Instant::ZERO;
-        let mut sent = 0;
+        let mut sent = 0_u64;
         while now < Instant::from_millis(1000) {
             while pacer.available(now, true) >= 1500 {
                 pacer.on_sent(1500);

@@ -45,10 +45,10 @@ impl fmt::Display for PortRange {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParsePortsError {
     /// Neither a number nor two with a hyphen.
-    #[error("\"{0}\" is not a port or range; write 8000 or 8000-8010")]
+    #[error("{0:?} is not a port or range; write 8000 or 8000-8010")]
     Form(String),
     /// A number that TCP does not have.
-    #[error("\"{0}\" is not a TCP port; ports run from 1 to 65535")]
+    #[error("{0:?} is not a TCP port; ports run from 1 to 65535")]
     Number(String),
     /// The higher port comes first.
     #[error("range {last}-{first} runs backwards; write {first}-{last}")]

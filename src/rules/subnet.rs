@@ -58,7 +58,7 @@ impl fmt::Display for Subnet {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ParseSubnetError {
     /// Neither an address nor address/prefix.
-    #[error("\"{0}\" is not a subnet; write address/prefix length: 10.1.8.0/24 or fd00:8::/64")]
+    #[error("{0:?} is not a subnet; write address/prefix length: 10.1.8.0/24 or fd00:8::/64")]
     Form(String),
     /// The prefix is longer than the address.
     #[error(
@@ -73,7 +73,7 @@ pub enum ParseSubnetError {
         prefix_len_max: u8,
     },
     /// Bits behind the prefix are set: an address inside the subnet was written, or the prefix is too short.
-    #[error("\"{text}\" has host bits set; write {network} for the subnet or {host} for the one host")]
+    #[error("{text:?} has host bits set; write {network} for the subnet or {host} for the one host")]
     HostBits {
         /// As written.
         text: String,

@@ -92,7 +92,8 @@ impl Endpoint {
     pub fn accept(config: EndpointConfig, now: Instant, syn: &[u8]) -> Self {
         let mut endpoint = Endpoint::build(config, now);
         let local = IpListenEndpoint::from(config.local);
-        endpoint.run(now, |stack, _| drop(stack.socket_mut().listen(local)));
+        // Fails for port 0 only, which is not suitable; then there is no stack.
+        endpoint.run(now, |stack, _| stack.socket_mut().listen(local).is_ok());
         endpoint.socket_state = State::Listen;
         endpoint.handle_segment(now, syn);
         endpoint
@@ -104,7 +105,7 @@ impl Endpoint {
         let (local, remote) = (IpEndpoint::from(config.local), IpEndpoint::from(config.remote));
         endpoint.run(now, |stack, _| {
             let Stack { interface, sockets, handle } = stack;
-            drop(sockets.get_mut::<tcp::Socket>(*handle).connect(interface.context(), remote, local));
+            sockets.get_mut::<tcp::Socket>(*handle).connect(interface.context(), remote, local).is_ok()
         });
         endpoint.socket_state = State::SynSent;
         endpoint.settle();
@@ -261,8 +262,8 @@ impl Endpoint {
             return self.challenge(now, rcv_nxt);
         }
         let end = segment.seq.wrapping_add(len);
-        if self.fin_received && len > 0 && at_or_after(end, rcv_nxt) {
-            // Bytes behind the host's own FIN.
+        if self.fin_received && len > 0 && end != rcv_nxt && at_or_after(end, rcv_nxt) {
+            // Bytes behind the host's own FIN. (In its place: a keep-alive with a byte, which wants its answer.)
             return;
         }
         let Some(stack) = self.stack.as_ref() else { return };
@@ -314,25 +315,36 @@ impl Endpoint {
         self.egress.sequence.snd_una = ack;
         let sequence = self.egress.sequence;
         if advances {
-            self.recovery.on_progress(now, sequence.is_in_flight());
+            self.recovery.on_progress(now, ack, sequence.is_in_flight());
         }
         let Some(sent_to) = sequence.snd_max.filter(|_| left > 0) else { return };
         let header_end = segment.ip_packet.len() - segment.payload.len();
         let options = &segment.ip_packet[segment.tcp_offset + TCP_HEADER_LEN..header_end];
         let sacked = if options.is_empty() { 0 } else { sacked_above(options, ack) };
-        let covers = u32::from(super_segment_len(self.egress.mss, self.host_packets.ip_header_len()));
+        let covers = self.retransmission_len();
         if self.recovery.on_ack(ack, sacked, sent_to, self.egress.mss, covers) {
             self.announce_loss(now);
         }
     }
 
-    /// Duplicate ACKs make smoltcp send the oldest segment again.
+    /// When the oldest segment is to be sent again although no acknowledgement asks for it.
+    fn retry_at(&self) -> Option<Instant> {
+        // smoltcp does not retransmit a bare FIN this way: that is left to its timeout.
+        let can_retry = self.ended.is_none() && self.send_queue() > 0 && self.host_window > 0;
+        self.recovery.retry_at().filter(|_| can_retry && self.egress.sequence.is_in_flight())
+    }
+
+    /// Bytes that smoltcp sends again at once.
+    fn retransmission_len(&self) -> u32 {
+        u32::from(super_segment_len(self.egress.mss, self.host_packets.ip_header_len()))
+    }
+
+    /// Makes smoltcp send the oldest segment again: three duplicate ACKs, counted anew since the window changed before.
     fn announce_loss(&mut self, now: Instant) {
-        /// One more than smoltcp counts: the first may still look like a window update.
-        const DUPLICATES: usize = 4;
-        if let Some(rcv_nxt) = self.rcv_nxt().filter(|_| self.host_window > 0) {
-            self.feed_made(now, self.pure_ack(rcv_nxt), &[], DUPLICATES);
-        }
+        let Some(rcv_nxt) = self.rcv_nxt().filter(|_| self.host_window > 0) else { return };
+        let ack = self.pure_ack(rcv_nxt);
+        self.feed_made(now, Fields { window: ack.window - 1, ..ack }, &[], 1);
+        self.feed_made(now, ack, &[], 4);
     }
 
     /// Draws the conclusions from what smoltcp has just done.
@@ -343,8 +355,10 @@ impl Endpoint {
         if matches!(state, State::CloseWait | State::LastAck | State::Closing | State::TimeWait) {
             self.fin_received = true;
         }
-        // smoltcp's close() before the handshake is complete would forget the SYN-ACK or the SYN.
-        if self.finish_requested && matches!(state, State::Established | State::CloseWait) {
+        // smoltcp's close() before the handshake is complete would forget the SYN-ACK or the SYN. And in LAST-ACK it
+        // counts no duplicate ACKs, so that a loss would cost a timeout: our FIN waits until the data has arrived.
+        let may_close = state == State::Established || (state == State::CloseWait && socket.send_queue() == 0);
+        if self.finish_requested && may_close {
             socket.close();
             self.is_due = true;
         }
@@ -359,11 +373,10 @@ impl Endpoint {
     /// Lets everything leave that is due: hands complete frames (virtio-net header, Ethernet, VLANs, IP) to `emit`.
     pub fn poll(&mut self, now: Instant, pool: &mut FramePool, emit: &mut dyn FnMut(FrameBuf)) {
         self.expire(now);
-        if self.recovery.probe_at().is_some_and(|at| at <= now) {
-            self.recovery.on_probe();
-            if self.ended.is_none() && self.send_queue() > 0 && self.egress.sequence.is_in_flight() {
-                self.announce_loss(now);
-            }
+        if self.retry_at().is_some_and(|at| at <= now) {
+            let covers = self.retransmission_len();
+            self.recovery.on_retry(self.egress.sequence.snd_una, covers);
+            self.announce_loss(now);
         }
         let is_due = self.run(now, |stack, egress| {
             let Stack { interface, sockets, .. } = stack;
@@ -379,8 +392,8 @@ impl Endpoint {
         self.polled_at = now;
         self.settle();
         self.keep_probing_zero_window(now);
-        if self.egress.sequence.is_in_flight() {
-            self.recovery.on_in_flight(now);
+        if let Some(sent_to) = self.egress.sequence.snd_max.filter(|_| self.egress.sequence.is_in_flight()) {
+            self.recovery.on_in_flight(now, sent_to);
         }
         let awaits = self.keeps_alive || self.egress.sequence.is_in_flight() || self.send_queue() > 0;
         self.awaiting_since = if awaits { self.awaiting_since.or(Some(now)) } else { None };
@@ -432,8 +445,7 @@ impl Endpoint {
         });
         // Right after a poll "now" means that smoltcp waits for something else.
         let stack_at = stack_at.flatten().map(|at| if at <= self.polled_at { self.polled_at + IDLE_RETRY } else { at });
-        let probe_at = self.recovery.probe_at().filter(|_| self.ended.is_none() && self.send_queue() > 0);
-        [stack_at, self.deadline(), probe_at].into_iter().flatten().min()
+        [stack_at, self.deadline(), self.retry_at()].into_iter().flatten().min()
     }
 
     /// Its state.

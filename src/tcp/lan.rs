@@ -183,20 +183,20 @@ impl Lan {
         }
     }
 
-    /// Lets everything happen that is due now, then moves the clock to what is due next. False when nothing is.
+    /// Moves the clock to what is due next and lets it happen. False when nothing is due any more.
     pub(super) fn step(&mut self) -> bool {
         self.steps += 1;
         assert!(self.steps < STEPS_MAX, "stuck: {:?}", self.ends);
+        let now = self.now;
+        let timers = self.ends.iter_mut().flatten().filter_map(|endpoint| endpoint.poll_timeout(now));
+        let Some(next) = timers.chain(self.wire.keys().next().map(|key| key.0)).min() else { return false };
+        self.now = next.max(now);
         while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
             let wire = entry.remove();
             self.deliver(&wire);
         }
         self.poll(CONNECTING);
         self.poll(ACCEPTING);
-        let now = self.now;
-        let timers = self.ends.iter_mut().flatten().filter_map(|endpoint| endpoint.poll_timeout(now));
-        let Some(next) = timers.chain(self.wire.keys().next().map(|key| key.0)).min() else { return false };
-        self.now = next.max(now);
         true
     }
 

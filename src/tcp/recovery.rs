@@ -16,6 +16,15 @@ const DUP_THRESH: u32 = 3;
 /// probe, RFC 8985 section 7.2). Above the delayed ACK of every common host (200 ms).
 pub(super) const PROBE_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// Least time without progress that proves a retransmission lost: above the jitter of a busy host's scheduler.
+const RETRY_TIMEOUT_MIN: Duration = Duration::from_millis(10);
+
+/// Round trips without progress that prove a retransmission lost.
+const RETRY_ROUND_TRIPS: u32 = 4;
+
+/// Retries with doubled patience; then smoltcp's own timeout (a second or more) is left to decide.
+const RETRIES_MAX: u32 = 5;
+
 /// Loss detection of one direction.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Recovery {
@@ -25,8 +34,12 @@ pub(super) struct Recovery {
     covered_to: Option<u32>,
     /// Last progress, or the last byte sent into an empty pipe.
     progress_at: Option<Instant>,
-    /// The probe for this lack of progress has left.
-    probed: bool,
+    /// Probes and retries since the last progress.
+    attempts: u32,
+    /// A number whose acknowledgement is awaited, and when it was sent (Karn: not during recovery).
+    timed: Option<(u32, Instant)>,
+    /// Smoothed round trip (RFC 6298 section 2).
+    srtt: Option<Duration>,
 }
 
 impl Recovery {
@@ -35,7 +48,8 @@ impl Recovery {
     /// will cover `covers` bytes.
     pub(super) fn on_ack(&mut self, ack: u32, sacked: u32, sent_to: u32, mss: u16, covers: u32) -> bool {
         if self.recovery_end.is_some_and(|end| at_or_after(ack, end)) {
-            *self = Recovery { progress_at: self.progress_at, ..Recovery::default() };
+            self.recovery_end = None;
+            self.covered_to = None;
         }
         if sacked == 0 || ack == sent_to {
             return false;
@@ -46,29 +60,51 @@ impl Recovery {
             return false;
         }
         self.recovery_end.get_or_insert(sent_to);
-        self.covered_to = Some(ack.wrapping_add(covers));
+        self.on_retransmit(ack, covers);
         true
     }
 
-    /// Notes that acknowledgements advanced or nothing is in flight (`in_flight` false).
-    pub(super) fn on_progress(&mut self, now: Instant, in_flight: bool) {
+    fn on_retransmit(&mut self, ack: u32, covers: u32) {
+        self.covered_to = Some(ack.wrapping_add(covers));
+        self.timed = None;
+    }
+
+    /// Notes that acknowledgements advanced to `ack`; nothing is left in flight unless `in_flight`.
+    pub(super) fn on_progress(&mut self, now: Instant, ack: u32, in_flight: bool) {
+        if let Some((_, sent_at)) = self.timed.filter(|&(number, _)| at_or_after(ack, number)) {
+            let sample = now - sent_at;
+            self.srtt = Some(self.srtt.map_or(sample, |srtt| (srtt * 7 + sample) / 8));
+            self.timed = None;
+        }
         self.progress_at = in_flight.then_some(now);
-        self.probed = false;
+        self.attempts = 0;
     }
 
-    /// Notes that something is in flight.
-    pub(super) fn on_in_flight(&mut self, now: Instant) {
+    /// Notes that everything up to `sent_to` is sent and not all of it acknowledged.
+    pub(super) fn on_in_flight(&mut self, now: Instant, sent_to: u32) {
         self.progress_at.get_or_insert(now);
+        if self.recovery_end.is_none() && self.attempts == 0 {
+            self.timed.get_or_insert((sent_to, now));
+        }
     }
 
-    /// When a probe is due.
-    pub(super) fn probe_at(&self) -> Option<Instant> {
-        self.progress_at.filter(|_| !self.probed).map(|at| at + PROBE_TIMEOUT)
+    /// When the oldest segment is to be sent again: once as a probe, a few times during a recovery.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        let patience = if self.recovery_end.is_none() {
+            (self.attempts == 0).then_some(PROBE_TIMEOUT)
+        } else {
+            let round_trips = self.srtt.unwrap_or(PROBE_TIMEOUT) * RETRY_ROUND_TRIPS;
+            // Patience doubles, and the attempts add up: 1, 2, 4, ... after the last progress.
+            (self.attempts < RETRIES_MAX)
+                .then(|| round_trips.clamp(RETRY_TIMEOUT_MIN, PROBE_TIMEOUT) * ((2 << self.attempts) - 1))
+        };
+        self.progress_at.zip(patience).map(|(at, patience)| at + patience)
     }
 
-    /// Notes that the probe leaves.
-    pub(super) fn on_probe(&mut self) {
-        self.probed = true;
+    /// Notes that the oldest segment, at `ack`, is sent again because [`Recovery::retry_at`] has passed.
+    pub(super) fn on_retry(&mut self, ack: u32, covers: u32) {
+        self.attempts += 1;
+        self.on_retransmit(ack, covers);
     }
 }
 
@@ -124,16 +160,30 @@ mod tests {
     #[test]
     fn a_probe_is_due_once_per_lack_of_progress() {
         let mut recovery = Recovery::default();
-        assert_eq!(recovery.probe_at(), None);
-        recovery.on_in_flight(Instant::from_millis(5));
-        recovery.on_in_flight(Instant::from_millis(6));
-        assert_eq!(recovery.probe_at(), Some(Instant::from_millis(255)));
-        recovery.on_probe();
-        assert_eq!(recovery.probe_at(), None);
-        recovery.on_progress(Instant::from_millis(300), true);
-        assert_eq!(recovery.probe_at(), Some(Instant::from_millis(550)));
-        recovery.on_progress(Instant::from_millis(301), false);
-        assert_eq!(recovery.probe_at(), None);
+        assert_eq!(recovery.retry_at(), None);
+        recovery.on_in_flight(Instant::from_millis(5), 10);
+        recovery.on_in_flight(Instant::from_millis(6), 20);
+        assert_eq!(recovery.retry_at(), Some(Instant::from_millis(255)));
+        recovery.on_retry(0, 10);
+        assert_eq!(recovery.retry_at(), None);
+        recovery.on_progress(Instant::from_millis(300), 10, true);
+        assert_eq!(recovery.retry_at(), Some(Instant::from_millis(550)));
+        recovery.on_progress(Instant::from_millis(301), 20, false);
+        assert_eq!(recovery.retry_at(), None);
+    }
+
+    #[test]
+    fn a_lost_retransmission_is_retried_after_round_trips_with_growing_patience() {
+        let mut recovery = Recovery::default();
+        recovery.on_in_flight(Instant::from_millis(0), 10);
+        recovery.on_progress(Instant::from_millis(5), 10, true);
+        assert!(recovery.on_ack(10, 3000, 100_000, MSS, 64_000));
+        let mut waits = Vec::new();
+        while let Some(at) = recovery.retry_at() {
+            waits.push((at - Instant::from_millis(5)).as_millis());
+            recovery.on_retry(10, 64_000);
+        }
+        assert_eq!(waits, [20, 60, 140, 300, 620]);
     }
 
     #[test]

@@ -240,7 +240,7 @@ fn a_window_that_closes_over_data_in_flight_is_probed_again() {
 }
 
 #[test]
-fn losses_cost_milliseconds_when_sack_blocks_prove_them() {
+fn losses_cost_milliseconds_rather_than_timeouts() {
     for (merges, mut lan) in [(false, Lan::v4()), (false, Lan::v6()), (true, Lan::v4())] {
         lan.merges = merges;
         let mut state = 1u64;
@@ -254,8 +254,8 @@ fn losses_cost_milliseconds_when_sack_blocks_prove_them() {
         let took = lan.now - start;
         let retransmissions = lan.end(CONNECTING).stats().retransmissions;
         assert!(retransmissions > 10, "{retransmissions} retransmissions");
-        // 13,700 segments, 27 of them lost: a timeout each would take 27 s.
-        assert!(took < Duration::from_secs(6), "{took:?}, {retransmissions} retransmissions, merges {merges}");
+        // 13,700 segments, more than 27 of them lost: a timeout each would take 27 s.
+        assert!(took < Duration::from_secs(3), "{took:?}, {retransmissions} retransmissions, merges {merges}");
     }
 }
 
@@ -267,8 +267,9 @@ fn a_lost_tail_and_a_lost_fin_arrive_after_all() {
         let mut left = lost;
         lan.loses = Box::new(move |wire| {
             let counts = wire.to == ACCEPTING && (!wire.view().payload.is_empty() || wire.view().flags.fin());
-            left -= usize::from(counts && left > 0);
-            counts && left > 0
+            let is_lost = counts && left > 0;
+            left -= usize::from(is_lost);
+            is_lost
         });
         let start = lan.now;
         exchange(&mut lan, [2000, 0]);
@@ -506,9 +507,9 @@ proptest! {
             }
             for endpoint in lan.ends.iter_mut().flatten() {
                 match act {
-                    0 => drop(endpoint.send(&[2; 5000])),
+                    0 => assert!(endpoint.send(&[2; 5000]) <= 5000),
                     1 => endpoint.finish(),
-                    2 => drop(endpoint.recv(|bytes| (bytes.len() / 2, ()))),
+                    2 => assert!(endpoint.recv(|bytes| (bytes.len() / 2, bytes.len())) != Some(0)),
                     _ => {}
                 }
             }

@@ -1,0 +1,175 @@
+//! The loop: read, hold, release, sleep; one thread for both directions.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use longhaul::units::Instant;
+use longhaul::wan::Path;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::end::{End, Sent};
+use crate::lane::Lane;
+use crate::report::{LaneReport, Report};
+use crate::sys;
+
+/// Frames written per round, so that a backlog in one direction does not hold up the other.
+const WRITE_LIMIT: usize = 64;
+
+/// Pause between reads at most. Arrivals carry their own moments, so a short pause costs no accuracy while it is shorter
+/// than the path's delay, and it saves a wake-up for each single frame.
+const READ_PAUSE_MAX: Duration = Duration::from_micros(50);
+
+/// A full send buffer is tried again after this.
+const SEND_PAUSE: Duration = Duration::from_micros(50);
+
+/// Two interfaces and the path between them.
+#[derive(Debug)]
+pub struct Emulator {
+    /// Ends a and b.
+    ends: [End; 2],
+    /// From a, and from b.
+    lanes: [Lane; 2],
+    batches: [Vec<Vec<u8>>; 2],
+    read_pause: Duration,
+    last_wait: Duration,
+    signals: OwnedFd,
+    stats_file: Option<PathBuf>,
+    seed: u64,
+    started: Instant,
+    wakeups: u64,
+}
+
+impl Emulator {
+    /// An emulator at rest; `path`'s clock is that of [`sys::now`].
+    pub fn new(ends: [End; 2], path: Path, signals: OwnedFd, stats_file: Option<PathBuf>, seed: u64) -> Self {
+        let lanes = path.into_links().map(Lane::new);
+        // A quarter of the shortest way leaves the schedule untouched even when the pause ends late.
+        let shortest = lanes.iter().map(|lane| {
+            let config = lane.link.config();
+            config.delay.saturating_sub(config.jitter.amplitude)
+        });
+        let read_pause = shortest.min().map_or(Duration::ZERO, |delay| (delay / 4).min(READ_PAUSE_MAX));
+        Emulator {
+            ends,
+            lanes,
+            batches: Default::default(),
+            read_pause,
+            last_wait: Duration::MAX,
+            signals,
+            stats_file,
+            seed,
+            started: sys::now(),
+            wakeups: 0,
+        }
+    }
+
+    /// Carries frames until SIGTERM or SIGINT; reports then, and on SIGUSR1.
+    ///
+    /// # Errors
+    /// When an interface is gone or the statistics file cannot be written.
+    pub fn run(&mut self) -> io::Result<()> {
+        loop {
+            let now = sys::now();
+            for from in [0, 1] {
+                self.read(now, from)?;
+            }
+            let mut blocked = false;
+            for from in [0, 1] {
+                blocked |= self.release(from);
+            }
+            if self.sleep(blocked)? && !self.handle_signals()? {
+                return Ok(());
+            }
+        }
+    }
+
+    fn read(&mut self, now: Instant, from: usize) -> io::Result<()> {
+        let lane = &mut self.lanes[from];
+        let received = self.ends[from].receive(now, |arrival, frame| lane.accept(arrival, frame))?;
+        lane.drops.malformed += received.too_long;
+        Ok(())
+    }
+
+    /// Writes what is due; whether the interface wants a pause.
+    fn release(&mut self, from: usize) -> bool {
+        let lane = &mut self.lanes[from];
+        let batch = &mut self.batches[from];
+        let now = sys::now();
+        while batch.len() < WRITE_LIMIT
+            && let Some((due, frame)) = lane.poll_due(now)
+        {
+            lane.lateness.record(now.saturating_since(due).as_nanos() as u64);
+            batch.push(frame);
+        }
+        if batch.is_empty() {
+            return false;
+        }
+        let Sent { taken, refused } = self.ends[1 - from].send(batch);
+        batch.drain(..taken);
+        lane.frames.sent += taken as u64 - refused;
+        lane.drops.send_refused += refused;
+        !batch.is_empty()
+    }
+
+    /// Sleeps until a frame is due or something arrives; whether there is a signal to handle.
+    fn sleep(&mut self, blocked: bool) -> io::Result<bool> {
+        let now = sys::now();
+        let due = self.lanes.iter().filter_map(Lane::next_due).min();
+        let until_due = if blocked { Some(SEND_PAUSE) } else { due.map(|due| due.saturating_since(now)) };
+        if until_due == Some(Duration::ZERO) {
+            return Ok(false);
+        }
+        // Where frames come thick, first a pause in which they may gather.
+        let pause = if self.last_wait < self.read_pause { self.read_pause } else { Duration::ZERO };
+        let pause = until_due.map_or(pause, |until| until.min(pause));
+        let signalled = self.wait((pause > Duration::ZERO).then_some(pause).or(until_due), pause == Duration::ZERO)?;
+        self.last_wait = sys::now().saturating_since(now);
+        Ok(signalled)
+    }
+
+    /// Waits for a signal, and for frames where asked; whether there is a signal.
+    fn wait(&mut self, timeout: Option<Duration>, for_frames: bool) -> io::Result<bool> {
+        let timeout = timeout
+            .map(|timeout| Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) });
+        let [a, b] = &self.ends;
+        let mut fds =
+            [self.signals.as_fd(), a.as_fd(), b.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let watched = if for_frames { &mut fds[..] } else { &mut fds[..1] };
+        match poll(watched, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.wakeups += 1;
+        Ok(fds[0].revents().contains(PollFlags::IN))
+    }
+
+    /// Whether to go on.
+    fn handle_signals(&mut self) -> io::Result<bool> {
+        while let Some(signal) = sys::next_signal(self.signals.as_fd()) {
+            self.report().publish(self.stats_file.as_deref())?;
+            if signal != libc::SIGUSR1 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn report(&mut self) -> Report {
+        for from in [0, 1] {
+            self.lanes[from].drops.kernel_receive = self.ends[from].kernel_drops();
+        }
+        let elapsed_s = sys::now().saturating_since(self.started).as_secs_f64();
+        let cpu_s = sys::cpu_seconds();
+        Report {
+            elapsed_s,
+            cpu_s,
+            cpu_share: cpu_s / elapsed_s.max(1e-9),
+            wakeups: self.wakeups,
+            seed: self.seed,
+            a_to_b: LaneReport::of(&self.lanes[0]),
+            b_to_a: LaneReport::of(&self.lanes[1]),
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Epochs: handshakes under way, the keys in force, and the ones just replaced.
+//!
+//! Either side may initiate; when both do at once both epochs work, and each side sends on the one it learned of last.
+//! An epoch made as responder is used for sending only after something opened with it: until then its initiation may
+//! have been a replay. The packet numbers of a session run on across its epochs.
+
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use super::ChannelConfig;
+use super::wire::{self, INDEX_MASK};
+use crate::crypto::{
+    CONFIDENTIALITY_LIMIT, Initiation, Mac1Key, OpeningKey, PROLOGUE, PresharedKey, PrivateKey, PublicKey,
+    ReplayWindow, SealingKey, respond,
+};
+use crate::units::Instant;
+
+/// Epochs kept for opening: what is in flight during a rekey, and simultaneous handshakes.
+const EPOCHS_MAX: usize = 4;
+/// An epoch is replaced after this long …
+const REKEY_AFTER: Duration = Duration::from_secs(120);
+/// … or after sealing this many datagrams, half of what the cipher allows (RFC 9001 section 6.6).
+const REKEY_PACKETS: u64 = CONFIDENTIALITY_LIMIT / 2;
+/// The responder takes over when the initiator has missed its turn by this much.
+const REKEY_GRACE: Duration = Duration::from_secs(20);
+
+#[derive(Debug)]
+struct Epoch {
+    local_index: u32,
+    remote_index: u32,
+    seal: SealingKey,
+    open: OpeningKey,
+    replay: ReplayWindow,
+    expected: u64,
+    established: Instant,
+    sealed: u64,
+    initiator: bool,
+    peer_instance: u64,
+}
+
+#[derive(Debug)]
+struct Pending {
+    initiation: Initiation,
+    index: u32,
+}
+
+/// Handshake payload, both ways: who starts (`instance`), which index datagrams to it carry, and a counter that makes
+/// old initiations of the same instance recognisable.
+struct Payload {
+    instance: u64,
+    index: u32,
+    counter: u64,
+}
+
+impl Payload {
+    const LEN: usize = 20;
+
+    fn encode(&self) -> [u8; Self::LEN] {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&self.instance.to_be_bytes());
+        bytes[8..12].copy_from_slice(&self.index.to_be_bytes());
+        bytes[12..].copy_from_slice(&self.counter.to_be_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        // Longer payloads are of later minor versions.
+        let bytes = bytes.first_chunk::<{ Self::LEN }>()?;
+        let index = u32::from_be_bytes(bytes[8..12].try_into().ok()?);
+        (index <= INDEX_MASK).then_some(Payload {
+            instance: u64::from_be_bytes(bytes[..8].try_into().ok()?),
+            index,
+            counter: u64::from_be_bytes(bytes[12..].try_into().ok()?),
+        })
+    }
+}
+
+/// What an opened datagram or a finished handshake says about the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Continuity {
+    /// The session we have goes on.
+    Same,
+    /// The peer is new to us, or started anew: a new session begins.
+    New,
+}
+
+/// All keys shared with one peer.
+#[derive(Debug)]
+pub(super) struct Keyring {
+    local: PrivateKey,
+    peer: PublicKey,
+    psk: Option<PresharedKey>,
+    mac_out: Mac1Key,
+    mac_in: Mac1Key,
+    rng: ChaCha20Rng,
+    instance: u64,
+    counter: u64,
+    peer_counter: Option<(u64, u64)>,
+    pending: Option<Pending>,
+    /// Oldest first; unconfirmed ones included.
+    epochs: Vec<Epoch>,
+    /// `local_index` of the epoch we seal with.
+    sending: Option<u32>,
+    peer_instance: Option<u64>,
+}
+
+impl Keyring {
+    pub(super) fn new(config: &ChannelConfig, seed: [u8; 32]) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        let local = PrivateKey(config.private_key);
+        let peer = PublicKey(config.peer_public_key);
+        Keyring {
+            mac_in: Mac1Key::new(&local.public_key()),
+            mac_out: Mac1Key::new(&peer),
+            psk: config.preshared_key.map(PresharedKey),
+            instance: rng.next_u64(),
+            counter: 0,
+            peer_counter: None,
+            pending: None,
+            epochs: Vec::new(),
+            sending: None,
+            peer_instance: None,
+            local,
+            peer,
+            rng,
+        }
+    }
+
+    /// Whether streams we open have even numbers: fixed by the keys, so that both sides agree without a word.
+    pub(super) fn opens_even(&self) -> bool {
+        self.local.public_key().0 < self.peer.0
+    }
+
+    pub(super) fn rng(&mut self) -> &mut ChaCha20Rng {
+        &mut self.rng
+    }
+
+    pub(super) fn can_seal(&self) -> bool {
+        self.sending.is_some()
+    }
+
+    fn fresh_index(&mut self) -> u32 {
+        loop {
+            let index = self.rng.next_u32() & INDEX_MASK;
+            let taken = self.epochs.iter().any(|epoch| epoch.local_index == index);
+            if !taken && self.pending.as_ref().is_none_or(|pending| pending.index != index) {
+                return index;
+            }
+        }
+    }
+
+    fn fresh_seed(&mut self) -> [u8; 32] {
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        seed
+    }
+
+    /// Appends an initiation; it replaces one still unanswered.
+    pub(super) fn initiate(&mut self, out: &mut Vec<u8>) {
+        let index = self.fresh_index();
+        self.counter += 1;
+        let payload = Payload { instance: self.instance, index, counter: self.counter }.encode();
+        let seed = self.fresh_seed();
+        let (initiation, noise) = Initiation::new(&self.local, &self.peer, self.psk.as_ref(), seed, PROLOGUE, &payload);
+        self.pending = Some(Pending { initiation, index });
+        let start = out.len();
+        wire::encode_initiation(&noise, out);
+        let mac1 = self.mac_out.tag(&out[start..]);
+        out.extend_from_slice(&mac1);
+    }
+
+    /// Answers an initiation: appends the response. False where it is not authentic or old.
+    pub(super) fn on_initiation(
+        &mut self,
+        now: Instant,
+        (noise, covered, mac1): (&[u8], &[u8], &[u8]),
+        session_expects: u64,
+        out: &mut Vec<u8>,
+    ) -> bool {
+        if !self.mac_in.verify(covered, mac1) {
+            return false;
+        }
+        let index = self.fresh_index();
+        let reply = Payload { instance: self.instance, index, counter: 0 }.encode();
+        let seed = self.fresh_seed();
+        let peer_counter = self.peer_counter;
+        let mut theirs = None;
+        let answer = respond(&self.local, &self.peer, self.psk.as_ref(), seed, PROLOGUE, noise, |payload| {
+            let payload = Payload::decode(payload)?;
+            if peer_counter
+                .is_some_and(|(instance, counter)| instance == payload.instance && counter >= payload.counter)
+            {
+                return None;
+            }
+            theirs = Some(payload);
+            Some(reply.to_vec())
+        });
+        let (Ok(answer), Some(theirs)) = (answer, theirs) else { return false };
+        self.peer_counter = Some((theirs.instance, theirs.counter));
+        let expected = if self.peer_instance == Some(theirs.instance) { session_expects } else { 0 };
+        self.insert(Epoch {
+            local_index: index,
+            remote_index: theirs.index,
+            seal: answer.keys.seal,
+            open: answer.keys.open,
+            replay: ReplayWindow::new(),
+            expected,
+            established: now,
+            sealed: 0,
+            initiator: false,
+            peer_instance: theirs.instance,
+        });
+        let start = out.len();
+        wire::encode_response(theirs.index, &answer.message, out);
+        let mac1 = self.mac_out.tag(&out[start..]);
+        out.extend_from_slice(&mac1);
+        true
+    }
+
+    /// Finishes our handshake: from now on we seal with the new epoch. `None` where it is not authentic.
+    pub(super) fn on_response(
+        &mut self,
+        now: Instant,
+        receiver: u32,
+        (noise, covered, mac1): (&[u8], &[u8], &[u8]),
+        session_expects: u64,
+    ) -> Option<Continuity> {
+        let pending = self.pending.as_mut().filter(|pending| pending.index == receiver)?;
+        if !self.mac_in.verify(covered, mac1) {
+            return None;
+        }
+        let (keys, payload) = pending.initiation.finish(noise).ok()?;
+        let theirs = Payload::decode(&payload)?;
+        self.pending = None;
+        let same = self.peer_instance == Some(theirs.instance);
+        self.insert(Epoch {
+            local_index: receiver,
+            remote_index: theirs.index,
+            seal: keys.seal,
+            open: keys.open,
+            replay: ReplayWindow::new(),
+            expected: if same { session_expects } else { 0 },
+            established: now,
+            sealed: 0,
+            initiator: true,
+            peer_instance: theirs.instance,
+        });
+        Some(self.use_epoch(receiver, theirs.instance))
+    }
+
+    fn insert(&mut self, epoch: Epoch) {
+        if self.epochs.len() >= EPOCHS_MAX {
+            // The one in use stays, whatever an attacker replays.
+            let sending = self.sending;
+            let victim = self.epochs.iter().position(|old| Some(old.local_index) != sending).unwrap_or(0);
+            self.epochs.remove(victim);
+        }
+        self.epochs.push(epoch);
+    }
+
+    fn use_epoch(&mut self, local_index: u32, peer_instance: u64) -> Continuity {
+        self.sending = Some(local_index);
+        if self.peer_instance.replace(peer_instance) == Some(peer_instance) {
+            return Continuity::Same;
+        }
+        self.epochs.retain(|epoch| epoch.peer_instance == peer_instance);
+        Continuity::New
+    }
+
+    /// Opens a sealed datagram in place: its packet number, plaintext, and whether a new session begins with it.
+    pub(super) fn open<'buf>(
+        &mut self,
+        receiver: u32,
+        number: u32,
+        header: [u8; wire::SEALED_HEADER_LEN],
+        body: &'buf mut [u8],
+    ) -> Option<(u64, &'buf mut [u8], Continuity)> {
+        let epoch = self.epochs.iter_mut().find(|epoch| epoch.local_index == receiver)?;
+        let number = wire::expand(number, epoch.expected);
+        if !epoch.replay.is_new(number) {
+            return None;
+        }
+        let plaintext = epoch.open.open(number, &header, body).ok()?;
+        if !epoch.replay.check_and_set(number) {
+            return None;
+        }
+        epoch.expected = epoch.expected.max(number + 1);
+        let (index, instance, confirmed) = (epoch.local_index, epoch.peer_instance, epoch.initiator);
+        let newer = self.is_newer(index);
+        let continuity = if !confirmed && newer { self.use_epoch(index, instance) } else { Continuity::Same };
+        Some((number, plaintext, continuity))
+    }
+
+    /// Whether an epoch was made after the one we seal with.
+    fn is_newer(&self, local_index: u32) -> bool {
+        let place = |index: u32| self.epochs.iter().position(|epoch| epoch.local_index == index);
+        match self.sending.and_then(place) {
+            Some(sending) => place(local_index).is_some_and(|this| this > sending),
+            None => true,
+        }
+    }
+
+    /// Seals a datagram that stands at `start` in `out`: header room, plaintext, tag room.
+    pub(super) fn seal(&mut self, number: u64, datagram: &mut [u8]) {
+        let sending = self.sending;
+        let Some(epoch) = self.epochs.iter_mut().find(|epoch| Some(epoch.local_index) == sending) else { return };
+        epoch.sealed += 1;
+        let header = wire::sealed_header(epoch.remote_index, number);
+        let (room, body) = datagram.split_at_mut(wire::SEALED_HEADER_LEN);
+        room.copy_from_slice(&header);
+        epoch.seal.seal(number, &header, body);
+    }
+
+    /// When the epoch in use should be replaced by us.
+    pub(super) fn rekey_at(&self) -> Option<Instant> {
+        let epoch = self.epochs.iter().find(|epoch| Some(epoch.local_index) == self.sending)?;
+        let (after, packets) = if epoch.initiator {
+            (REKEY_AFTER, REKEY_PACKETS)
+        } else {
+            (REKEY_AFTER + REKEY_GRACE, REKEY_PACKETS + REKEY_PACKETS / 4)
+        };
+        Some(if epoch.sealed >= packets { epoch.established } else { epoch.established + after })
+    }
+
+    /// Forgets everything shared: the peer said goodbye.
+    pub(super) fn forget(&mut self) {
+        self.pending = None;
+        self.epochs.clear();
+        self.sending = None;
+        self.peer_instance = None;
+    }
+}

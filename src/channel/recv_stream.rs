@@ -1,0 +1,182 @@
+//! The peer's direction of a stream: reassembly and the credit we grant.
+
+use super::ranges::RangeSet;
+use super::ring::ByteRing;
+
+/// Credit a stream begins with.
+pub(super) const INITIAL_WINDOW: u64 = 16 << 20;
+/// Credit a stream grows to at most: more than the BDP of 10 Gbps over 300 ms.
+pub(super) const WINDOW_MAX: u64 = 512 << 20;
+
+/// Bytes on their way to us.
+#[derive(Debug)]
+pub(super) struct RecvStream {
+    ring: ByteRing,
+    received: RangeSet,
+    /// One past the last byte, once known.
+    end: Option<u64>,
+    /// Everything below is here.
+    contiguous: u64,
+    window: u64,
+    /// The peer was told to send below this offset.
+    limit: u64,
+    /// Consumed offset last told.
+    told: u64,
+}
+
+/// The peer sent beyond its credit or contradicts itself about the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Violation;
+
+impl RecvStream {
+    pub(super) fn new() -> Self {
+        RecvStream {
+            ring: ByteRing::default(),
+            received: RangeSet::default(),
+            end: None,
+            contiguous: 0,
+            window: INITIAL_WINDOW,
+            limit: INITIAL_WINDOW,
+            told: 0,
+        }
+    }
+
+    /// The offset that a truncated offset in a frame is nearest to.
+    pub(super) fn expected(&self) -> u64 {
+        self.contiguous
+    }
+
+    /// Takes bytes in any order; true when there is more to read than before (the end counts).
+    pub(super) fn insert(&mut self, offset: u64, bytes: &[u8], fin: bool) -> Result<bool, Violation> {
+        let frame_end = offset.checked_add(bytes.len() as u64).ok_or(Violation)?;
+        if frame_end > self.limit || self.end.is_some_and(|end| frame_end > end || (fin && frame_end != end)) {
+            return Err(Violation);
+        }
+        if fin && frame_end < self.ring.end() {
+            return Err(Violation);
+        }
+        let ended_before = self.is_whole();
+        if fin {
+            self.end = Some(frame_end);
+        }
+        let before = self.contiguous;
+        if frame_end > before {
+            let skip = before.saturating_sub(offset) as usize;
+            self.ring.write(offset + skip as u64, &bytes[skip..]);
+            if offset <= before && self.received.is_empty() {
+                self.contiguous = frame_end;
+            } else {
+                self.received.insert(offset.max(before)..frame_end);
+                if let Some(first) = self.received.first()
+                    && first.start <= before
+                {
+                    self.contiguous = first.end;
+                    self.received.pop_first();
+                }
+            }
+        }
+        Ok(self.contiguous > before || (!ended_before && self.is_whole()))
+    }
+
+    fn is_whole(&self) -> bool {
+        self.end == Some(self.contiguous)
+    }
+
+    pub(super) fn readable(&self) -> usize {
+        (self.contiguous - self.ring.base()) as usize
+    }
+
+    pub(super) fn peek(&self, out: &mut [u8]) -> usize {
+        let len = out.len().min(self.readable());
+        self.ring.copy(self.ring.base(), &mut out[..len]);
+        len
+    }
+
+    /// Consumes bytes; at most what is readable.
+    pub(super) fn consume(&mut self, len: usize) {
+        self.ring.advance(self.ring.base() + len.min(self.readable()) as u64);
+    }
+
+    /// Whether the end has been reached and everything consumed.
+    pub(super) fn is_finished(&self) -> bool {
+        self.end == Some(self.ring.base())
+    }
+
+    /// Whether the peer should hear of what was consumed: it sizes its backlog by it.
+    pub(super) fn has_news(&self) -> bool {
+        self.ring.base() > self.told
+    }
+
+    /// The credit to tell: consumed offset and limit.
+    pub(super) fn credit(&mut self) -> (u64, u64) {
+        let consumed = self.ring.base();
+        self.told = consumed;
+        self.limit = self.limit.max(consumed + self.window);
+        (consumed, self.limit)
+    }
+
+    /// The reader keeps up with at least half a window per RTT: the window may be what limits the peer.
+    pub(super) fn widen(&mut self, consumed_per_rtt: u64) {
+        if consumed_per_rtt * 2 >= self.window {
+            self.window = (self.window * 2).min(WINDOW_MAX);
+        }
+    }
+
+    /// Bytes consumed since the stream began.
+    pub(super) fn consumed(&self) -> u64 {
+        self.ring.base()
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.ring.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_in_any_order_become_a_stream() {
+        let mut stream = RecvStream::new();
+        assert_eq!(stream.insert(3, b"def", true), Ok(false));
+        assert_eq!(stream.readable(), 0);
+        assert_eq!(stream.insert(0, b"abcd", false), Ok(true));
+        let mut out = [0; 10];
+        assert_eq!(stream.peek(&mut out), 6);
+        assert_eq!(&out[..6], b"abcdef");
+        stream.consume(6);
+        assert!(stream.is_finished());
+        assert_eq!(stream.insert(0, b"abcd", false), Ok(false), "an old copy changes nothing");
+    }
+
+    #[test]
+    fn a_late_end_is_news() {
+        let mut stream = RecvStream::new();
+        assert_eq!(stream.insert(0, b"ab", false), Ok(true));
+        stream.consume(2);
+        assert!(!stream.is_finished());
+        assert_eq!(stream.insert(2, b"", true), Ok(true));
+        assert!(stream.is_finished());
+    }
+
+    #[test]
+    fn a_peer_beyond_its_credit_or_past_its_end_is_refused() {
+        let mut stream = RecvStream::new();
+        assert_eq!(stream.insert(INITIAL_WINDOW, b"x", false), Err(Violation));
+        assert_eq!(stream.insert(u64::MAX, b"xx", false), Err(Violation));
+        stream.insert(0, b"abc", true).unwrap();
+        assert_eq!(stream.insert(3, b"d", false), Err(Violation));
+        assert_eq!(stream.insert(0, b"ab", true), Err(Violation));
+    }
+
+    #[test]
+    fn consuming_returns_credit() {
+        let mut stream = RecvStream::new();
+        stream.insert(0, &[0; 1000], false).unwrap();
+        stream.consume(1000);
+        assert!(stream.has_news());
+        assert_eq!(stream.credit(), (1000, INITIAL_WINDOW + 1000));
+        assert!(!stream.has_news());
+    }
+}

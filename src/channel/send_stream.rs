@@ -1,0 +1,218 @@
+//! Our direction of a stream: bytes written, sent, lost, acknowledged, consumed.
+
+use std::ops::Range;
+
+use super::ranges::RangeSet;
+use super::ring::ByteRing;
+
+/// A stretch of a stream to put into a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Segment {
+    pub(super) offset: u64,
+    pub(super) len: usize,
+    pub(super) fin: bool,
+    pub(super) retransmission: bool,
+}
+
+/// Bytes on their way to the peer.
+#[derive(Debug, Default)]
+pub(super) struct SendStream {
+    ring: ByteRing,
+    /// Everything below was sent once.
+    next: u64,
+    /// Sent, lost (or presumed so by a probe) and not yet sent again.
+    lost: RangeSet,
+    acked: RangeSet,
+    /// Bytes the peer's end has taken out of the stream.
+    consumed: u64,
+    /// The peer takes bytes below this offset.
+    limit: u64,
+    finished: bool,
+    fin_sent: bool,
+    fin_lost: bool,
+    fin_acked: bool,
+}
+
+impl SendStream {
+    pub(super) fn new(limit: u64) -> Self {
+        SendStream { limit, ..SendStream::default() }
+    }
+
+    /// Written and not yet consumed by the peer's end.
+    pub(super) fn backlog(&self) -> u64 {
+        self.ring.end() - self.consumed
+    }
+
+    /// Bytes that may still be written under the peer's credit.
+    pub(super) fn credit(&self) -> u64 {
+        if self.finished { 0 } else { self.limit.saturating_sub(self.ring.end()) }
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) {
+        self.ring.write(self.ring.end(), bytes);
+    }
+
+    pub(super) fn finish(&mut self) {
+        self.finished = true;
+    }
+
+    /// Whether everything, the end included, has arrived.
+    pub(super) fn is_acked(&self) -> bool {
+        self.fin_acked && self.ring.base() == self.ring.end()
+    }
+
+    pub(super) fn has_lost(&self) -> bool {
+        !self.lost.is_empty() || self.fin_lost
+    }
+
+    pub(super) fn has_data(&self) -> bool {
+        self.has_lost() || self.next < self.ring.end() || (self.finished && !self.fin_sent)
+    }
+
+    /// The next stretch of at most `room` bytes: lost bytes first, then new ones.
+    pub(super) fn next_segment(&mut self, room: usize) -> Option<Segment> {
+        let end = self.ring.end();
+        if let Some(lost) = self.lost.first() {
+            let len = ((lost.end - lost.start) as usize).min(room);
+            if len == 0 {
+                return None;
+            }
+            let range = lost.start..lost.start + len as u64;
+            self.lost.remove(range.clone());
+            let fin = self.finished && range.end == end && (self.fin_lost || !self.fin_sent);
+            self.note_fin(fin);
+            return Some(Segment { offset: range.start, len, fin, retransmission: true });
+        }
+        let len = ((end - self.next) as usize).min(room);
+        let at_end = self.next + len as u64 == end;
+        let fin = self.finished && at_end && (!self.fin_sent || self.fin_lost);
+        if len == 0 && !fin {
+            return None;
+        }
+        let offset = self.next;
+        self.next += len as u64;
+        self.note_fin(fin);
+        Some(Segment { offset, len, fin, retransmission: false })
+    }
+
+    fn note_fin(&mut self, fin: bool) {
+        if fin {
+            self.fin_sent = true;
+            self.fin_lost = false;
+        }
+    }
+
+    pub(super) fn append_to(&self, segment: &Segment, out: &mut Vec<u8>) {
+        self.ring.append_to(segment.offset, segment.len, out);
+    }
+
+    pub(super) fn on_acked(&mut self, range: Range<u64>, fin: bool) {
+        self.fin_acked |= fin;
+        if fin {
+            self.fin_lost = false;
+        }
+        self.lost.remove(range.clone());
+        if range.start == self.ring.base() && self.acked.is_empty() {
+            self.ring.advance(range.end);
+            return;
+        }
+        if range.end <= self.ring.base() {
+            return;
+        }
+        self.acked.insert(range.start.max(self.ring.base())..range.end);
+        if let Some(first) = self.acked.first()
+            && first.start <= self.ring.base()
+        {
+            self.acked.pop_first();
+            self.ring.advance(first.end);
+        }
+    }
+
+    /// The datagram with these bytes is lost, or a probe wants them sent again.
+    pub(super) fn on_lost(&mut self, range: Range<u64>, fin: bool) {
+        if fin && !self.fin_acked {
+            self.fin_lost = true;
+        }
+        // A range may have been acknowledged by a copy of it.
+        let mut missing = RangeSet::default();
+        missing.insert(range.start.max(self.ring.base())..range.end.max(self.ring.base()));
+        for acked in self.acked.overlapping(range) {
+            missing.remove(acked);
+        }
+        for range in missing.iter_descending() {
+            self.lost.insert(range);
+        }
+    }
+
+    /// The peer's credit; false where it contradicts what was written.
+    pub(super) fn on_credit(&mut self, consumed: u64, limit: u64) -> bool {
+        if consumed > self.ring.end() {
+            return false;
+        }
+        self.consumed = self.consumed.max(consumed);
+        self.limit = self.limit.max(limit);
+        true
+    }
+
+    pub(super) fn memory(&self) -> usize {
+        self.ring.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stream(bytes: &[u8]) -> SendStream {
+        let mut stream = SendStream::new(1 << 20);
+        stream.write(bytes);
+        stream
+    }
+
+    #[test]
+    fn lost_bytes_go_before_new_ones_and_are_cut_to_the_room() {
+        let mut stream = stream(&[0; 100]);
+        stream.next_segment(60);
+        stream.on_lost(10..40, false);
+        let mut order = Vec::new();
+        while let Some(segment) = stream.next_segment(20) {
+            order.push((segment.offset, segment.len, segment.retransmission));
+        }
+        assert_eq!(order, [(10, 20, true), (30, 10, true), (60, 20, false), (80, 20, false)]);
+    }
+
+    #[test]
+    fn bytes_acknowledged_by_a_copy_are_not_lost_again() {
+        let mut stream = stream(&[0; 100]);
+        stream.next_segment(100);
+        stream.on_acked(20..50, false);
+        stream.on_lost(10..60, false);
+        assert_eq!((stream.next_segment(100).unwrap().offset, stream.next_segment(100).unwrap().offset), (10, 50));
+        assert_eq!(stream.next_segment(100), None);
+    }
+
+    #[test]
+    fn the_end_travels_alone_when_it_comes_late_and_again_when_lost() {
+        let mut stream = stream(b"abc");
+        assert!(!stream.next_segment(10).unwrap().fin);
+        stream.finish();
+        let fin = Segment { offset: 3, len: 0, fin: true, retransmission: false };
+        assert_eq!(stream.next_segment(10), Some(fin));
+        assert_eq!(stream.next_segment(10), None);
+        stream.on_lost(3..3, true);
+        assert!(stream.has_data());
+        assert_eq!(stream.next_segment(10), Some(fin));
+        stream.on_acked(3..3, true);
+        assert!(!stream.is_acked());
+        stream.on_acked(0..3, false);
+        assert!(stream.is_acked());
+    }
+
+    #[test]
+    fn credit_beyond_what_was_written_is_refused() {
+        let mut stream = stream(b"abc");
+        assert!(!stream.on_credit(4, 100));
+        assert!(stream.on_credit(3, 100));
+        assert_eq!((stream.backlog(), stream.credit()), (0, (1 << 20) - 3));
+    }
+}

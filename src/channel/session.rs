@@ -1,0 +1,458 @@
+//! One keyed life of the channel: streams, packets in flight, acks, rate. Plaintext payloads in and out.
+
+use std::time::Duration;
+
+use super::received::{ACK_DELAY_MAX, Received};
+use super::sent::{SentFrame, SentFrames, SentPackets};
+use super::streams::Streams;
+use super::wire::{self, Cursor, Frame, Malformed};
+use crate::rate::{AckReport, Controller, ControllerConfig, DeliveryEstimator, Pacer, RateSample, RttEstimator};
+use crate::units::{BitRate, ByteCount, Instant};
+
+/// Something that expects an ack leaves at least this often, so that silence means something.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
+/// After the first unanswered probe the next ones leave at least this often: an outage must not be followed by a
+/// silence of our own making.
+const PROBE_INTERVAL_MAX: Duration = Duration::from_millis(100);
+/// Probes that carry data; later ones are pings, enough to find out that the path is back.
+const DATA_PROBES: u32 = 2;
+/// The backlog bound: this much of the path's rate, or [`BACKLOG_BDPS`], whichever is larger. A host that moves a
+/// running machine judges by what its socket has drained: what is beyond this bound would be a stall at switch-over.
+const BACKLOG_TIME: Duration = Duration::from_millis(150);
+/// See [`BACKLOG_TIME`].
+const BACKLOG_BDPS: u64 = 2;
+/// Packets settled between two FORGET frames.
+const FORGET_EVERY: u64 = 256;
+
+/// What [`Session::poll_payload`] wrote.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Payload {
+    pub(super) number: u64,
+}
+
+/// Counters of a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct SessionCounters {
+    pub(super) datagrams_lost: u64,
+    pub(super) datagrams_lost_spuriously: u64,
+    pub(super) bytes_retransmitted: u64,
+}
+
+/// The peer closed the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Closed;
+
+/// The state of one session.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) streams: Streams,
+    pub(super) counters: SessionCounters,
+    sent: SentPackets,
+    received: Received,
+    rtt: RttEstimator,
+    delivery: DeliveryEstimator,
+    controller: Controller,
+    pacer: Pacer,
+    /// Bytes a datagram costs on the wire beyond the payload: channel header and tag, UDP, IP.
+    wire_overhead: u64,
+    /// Longest payload of a datagram.
+    payload_max: usize,
+    probes: u32,
+    probe_data_due: bool,
+    ping_due: bool,
+    close_due: u32,
+    credit_deadline: Option<Instant>,
+    forgot: u64,
+    low_acked: u64,
+    low_lost: u64,
+    widened_at: Instant,
+    /// There was something to send and room in the window when we last looked.
+    was_busy: bool,
+    scratch: Vec<u8>,
+}
+
+impl Session {
+    pub(super) fn new(
+        now: Instant,
+        even: bool,
+        (payload_max, wire_overhead): (usize, u64),
+        cap: Option<BitRate>,
+        handshake_rtt: Option<Duration>,
+    ) -> Self {
+        let mut rtt = RttEstimator::default();
+        if let Some(sample) = handshake_rtt {
+            rtt.on_sample(now, sample, Duration::ZERO);
+        }
+        let config = ControllerConfig { cap, datagram: ByteCount::new(payload_max as u64 + wire_overhead) };
+        let controller = Controller::new(config, now, rtt.srtt());
+        let pacer = Pacer::new(now, controller.pacing_rate());
+        Session {
+            streams: Streams::new(even),
+            counters: SessionCounters::default(),
+            sent: SentPackets::new(now),
+            received: Received::default(),
+            delivery: DeliveryEstimator::new(now),
+            rtt,
+            controller,
+            pacer,
+            wire_overhead,
+            payload_max,
+            probes: 0,
+            probe_data_due: false,
+            ping_due: true,
+            close_due: 0,
+            credit_deadline: None,
+            forgot: 0,
+            low_acked: 0,
+            low_lost: 0,
+            widened_at: now,
+            was_busy: false,
+            scratch: Vec::new(),
+        }
+    }
+
+    pub(super) fn rtt(&self) -> &RttEstimator {
+        &self.rtt
+    }
+
+    pub(super) fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    pub(super) fn in_flight(&self) -> ByteCount {
+        ByteCount::new(self.sent.in_flight())
+    }
+
+    /// The peer's next packet number is near this.
+    pub(super) fn expected_number(&self) -> u64 {
+        self.received.next_expected()
+    }
+
+    /// Has a ping leave with the next payload.
+    pub(super) fn ping(&mut self) {
+        self.ping_due = true;
+    }
+
+    /// Has the next `copies` payloads say goodbye.
+    pub(super) fn close(&mut self, copies: u32) {
+        self.close_due = copies;
+    }
+
+    // --- what arrives ---
+
+    /// Takes the payload of an authentic packet. A malformed one is acknowledged all the same (it did arrive), but
+    /// what follows the malformed frame is ignored.
+    pub(super) fn on_payload(
+        &mut self,
+        now: Instant,
+        number: u64,
+        payload: &[u8],
+    ) -> Result<Option<Closed>, Malformed> {
+        let mut cursor = Cursor::new(payload);
+        let mut eliciting = false;
+        let mut outcome = Ok(None);
+        loop {
+            match cursor.next_frame() {
+                Ok(None) => break,
+                Ok(Some(frame)) => {
+                    eliciting |= !matches!(frame, Frame::Ack(_) | Frame::Close);
+                    match self.on_frame(now, frame) {
+                        Ok(None) => {}
+                        Ok(Some(closed)) => outcome = Ok(Some(closed)),
+                        Err(malformed) => {
+                            outcome = Err(malformed);
+                            break;
+                        }
+                    }
+                }
+                Err(malformed) => {
+                    eliciting = true;
+                    outcome = Err(malformed);
+                    break;
+                }
+            }
+        }
+        self.received.on_packet(now, number, eliciting);
+        outcome
+    }
+
+    fn on_frame(&mut self, now: Instant, frame: Frame<'_>) -> Result<Option<Closed>, Malformed> {
+        match frame {
+            Frame::Ping => {}
+            Frame::Ack(ack) => self.on_ack(now, &ack)?,
+            Frame::Forget { below } => self.received.on_forget(below),
+            Frame::Credit { stream, consumed, limit } => {
+                self.streams.on_credit(stream, consumed, limit).map_err(|_| Malformed)?;
+                self.streams.wake_writers();
+            }
+            Frame::Reset { stream, code } => self.streams.on_reset(stream, code),
+            Frame::Close => return Ok(Some(Closed)),
+            Frame::Stream { stream, offset_low, fin, bytes } => {
+                self.streams.on_stream(stream, offset_low, bytes, fin).map_err(|_| Malformed)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn on_ack(&mut self, now: Instant, ack: &wire::AckFrame<'_>) -> Result<(), Malformed> {
+        let (streams, delivery, counters) = (&mut self.streams, &mut self.delivery, &mut self.counters);
+        let mut newest: Option<(u64, crate::rate::SendSnapshot)> = None;
+        let mut low_acked = 0;
+        let plausible = self.sent.on_ack(now, &self.rtt, ack.ranges(), |acked| {
+            counters.datagrams_lost_spuriously += u64::from(acked.spurious);
+            low_acked += u64::from(acked.low);
+            delivery.on_delivered(now, acked.bytes);
+            if newest.is_none_or(|(number, _)| acked.number > number) {
+                newest = Some((acked.number, acked.snapshot));
+            }
+            for frame in acked.frames {
+                if let SentFrame::Stream { stream, offset, len, fin } = frame {
+                    streams.on_stream_acked(stream, offset, len, fin);
+                }
+            }
+        });
+        if !plausible {
+            return Err(Malformed);
+        }
+        self.low_acked += low_acked;
+        let Some((number, snapshot)) = newest else { return Ok(()) };
+        self.probes = 0;
+        self.probe_data_due = false;
+        let mut rtt_sample = None;
+        if number == ack.largest {
+            let delay = Duration::from_micros(ack.delay_us).min(ACK_DELAY_MAX * 4);
+            self.rtt.on_sample(now, now - snapshot.sent, delay);
+            rtt_sample = Some(self.rtt.latest());
+        }
+        let min_rtt = self.rtt.min_rtt().unwrap_or(self.rtt.srtt());
+        let sample = self.delivery.sample(&snapshot, min_rtt / 2);
+        self.detect_losses(now, sample, rtt_sample);
+        Ok(())
+    }
+
+    fn detect_losses(&mut self, now: Instant, sample: Option<RateSample>, rtt: Option<Duration>) {
+        let (streams, counters, low_lost) = (&mut self.streams, &mut self.counters, &mut self.low_lost);
+        self.sent.detect_losses(now, &self.rtt, |lost| {
+            counters.datagrams_lost += 1;
+            *low_lost += u64::from(lost.low);
+            for frame in lost.frames {
+                match frame {
+                    SentFrame::Stream { stream, offset, len, fin } => streams.on_stream_lost(stream, offset, len, fin),
+                    SentFrame::Credit(stream) => streams.on_credit_lost(stream),
+                    SentFrame::Reset(stream, code) => streams.on_reset_lost(stream, code),
+                }
+            }
+        });
+        let min_rtt = self.rtt.min_rtt().unwrap_or(self.rtt.srtt());
+        self.controller.on_ack(&AckReport {
+            now,
+            sample,
+            rtt,
+            min_rtt,
+            rttvar: self.rtt.rttvar(),
+            in_flight: ByteCount::new(self.sent.in_flight()),
+            delivered: self.delivery.delivered(),
+            low_acked: std::mem::take(&mut self.low_acked),
+            low_lost: std::mem::take(&mut self.low_lost),
+        });
+        self.pacer.set_rate(now, self.controller.pacing_rate(), min_rtt);
+        let rate = self.controller.delivery_rate();
+        let bdp = rate.bytes_in(self.rtt.srtt().max(min_rtt)).as_u64();
+        self.streams.set_backlog_limit((bdp * BACKLOG_BDPS).max(rate.bytes_in(BACKLOG_TIME).as_u64()));
+        self.streams.wake_writers();
+    }
+
+    // --- time ---
+
+    pub(super) fn on_timeout(&mut self, now: Instant) {
+        if self.sent.loss_deadline(&self.rtt).is_some_and(|at| at <= now) {
+            self.detect_losses(now, None, None);
+        }
+        if self.probe_at().is_some_and(|at| at <= now) {
+            self.probes += 1;
+            if self.probes <= DATA_PROBES {
+                self.resend_oldest();
+            }
+            self.ping_due = true;
+        }
+        if self.sent.last_eliciting().is_some_and(|at| now - at >= KEEP_ALIVE) {
+            self.ping_due = true;
+        }
+        if now - self.widened_at >= self.rtt.srtt() {
+            self.widened_at = now;
+            self.streams.widen_windows();
+        }
+    }
+
+    /// Puts what the oldest packet in flight carried into line again, without calling it lost.
+    fn resend_oldest(&mut self) {
+        let Some(frames) = self.sent.oldest_in_flight().cloned() else { return };
+        for frame in frames {
+            if let SentFrame::Stream { stream, offset, len, fin } = frame {
+                self.streams.on_stream_lost(stream, offset, len, fin);
+                self.probe_data_due = true;
+            }
+        }
+    }
+
+    fn probe_at(&self) -> Option<Instant> {
+        if self.sent.in_flight() == 0 || self.ping_due || self.probe_data_due {
+            return None;
+        }
+        let pto = self.rtt.pto(ACK_DELAY_MAX);
+        let wait = if self.probes == 0 { pto } else { pto.min(PROBE_INTERVAL_MAX) };
+        Some(self.sent.last_eliciting()? + wait)
+    }
+
+    fn window_open(&self) -> bool {
+        let datagram = self.payload_max as u64 + self.wire_overhead;
+        self.sent.in_flight() + datagram <= self.controller.window().as_u64()
+    }
+
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let paced = (self.streams.has_ready() && (self.probe_data_due || self.window_open()))
+            .then(|| if self.probe_data_due { Instant::ZERO } else { self.pacer.ready_at(u64::MAX) });
+        let now_due = (self.ping_due || self.close_due > 0 || self.streams.has_resets()).then_some(Instant::ZERO);
+        [
+            paced,
+            now_due,
+            self.received.deadline(),
+            self.credit_deadline,
+            self.sent.loss_deadline(&self.rtt),
+            self.probe_at(),
+            self.sent.last_eliciting().map(|at| at + KEEP_ALIVE),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    // --- what leaves ---
+
+    /// Appends the next payload that may leave now. `first`: it begins a batch, so paced data waits until a quantum's
+    /// worth of credit is there.
+    pub(super) fn poll_payload(&mut self, now: Instant, first: bool, out: &mut Vec<u8>) -> Option<Payload> {
+        if self.streams.has_credits() && self.credit_deadline.is_none() {
+            self.credit_deadline = Some(now + ACK_DELAY_MAX);
+        }
+        let datagram = self.payload_max as u64 + self.wire_overhead;
+        let wants_data = self.streams.has_ready();
+        let open = self.window_open();
+        let credit = self.pacer.available(now, self.was_busy);
+        let paced = if first { self.pacer.ready_at(u64::MAX) <= now } else { credit >= datagram };
+        self.was_busy = wants_data && open;
+        let data = wants_data && ((open && paced) || self.probe_data_due);
+        let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let control = self.ping_due
+            || self.close_due > 0
+            || self.streams.has_resets()
+            || due(self.received.deadline())
+            || due(self.credit_deadline);
+        if !data && !control {
+            if !wants_data && open {
+                self.delivery.on_app_limited(ByteCount::new(self.sent.in_flight()));
+            }
+            return None;
+        }
+        let start = out.len();
+        let limit = start + self.payload_max;
+        let mut frames = SentFrames::new();
+        let mut eliciting = self.put_control(now, limit, &mut frames, out);
+        if data {
+            eliciting |= self.put_streams(limit, &mut frames, out);
+        }
+        if std::mem::take(&mut self.ping_due) && !eliciting {
+            wire::put_ping(out);
+            eliciting = true;
+        }
+        if self.close_due > 0 {
+            self.close_due -= 1;
+            wire::put_close(out);
+        }
+        if out.len() == start {
+            return None;
+        }
+        let wire_bytes = (out.len() - start) as u64 + self.wire_overhead;
+        if eliciting {
+            self.pacer.on_sent(wire_bytes);
+        }
+        let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()));
+        let number = self.sent.next_number();
+        let low = data && self.controller.is_below_path_rate();
+        self.sent.on_sent(snapshot, wire_bytes, low, eliciting, frames);
+        Some(Payload { number })
+    }
+
+    fn put_control(&mut self, now: Instant, limit: usize, frames: &mut SentFrames, out: &mut Vec<u8>) -> bool {
+        let mut eliciting = false;
+        if self.received.has_news() {
+            let (delay, ranges) = self.received.acknowledge(now);
+            let delay_us = u64::try_from(delay.as_micros()).unwrap_or(u64::MAX >> 2);
+            wire::put_ack(ranges, delay_us, limit - out.len(), &mut self.scratch, out);
+        }
+        if self.sent.settled() >= self.forgot + FORGET_EVERY && limit - out.len() > 16 {
+            self.forgot = self.sent.settled();
+            wire::put_forget(self.forgot, out);
+            eliciting = true;
+        }
+        while limit - out.len() > wire::RESET_LEN_MAX {
+            let Some((stream, code)) = self.streams.next_reset() else { break };
+            wire::put_reset(stream, code, out);
+            frames.push(SentFrame::Reset(stream, code));
+            eliciting = true;
+        }
+        while limit - out.len() > wire::CREDIT_LEN_MAX {
+            let Some((stream, consumed, granted)) = self.streams.next_credit() else {
+                self.credit_deadline = None;
+                break;
+            };
+            wire::put_credit(stream, consumed, granted, out);
+            frames.push(SentFrame::Credit(stream));
+            eliciting = true;
+        }
+        eliciting
+    }
+
+    fn put_streams(&mut self, limit: usize, frames: &mut SentFrames, out: &mut Vec<u8>) -> bool {
+        let mut any = false;
+        loop {
+            // A frame that reaches the end of the datagram needs no length; whether it does is known after the cut.
+            let room = limit - out.len();
+            let cut = |stream| room.saturating_sub(wire::stream_overhead(stream, false));
+            if room < 16 {
+                break;
+            }
+            let Some((stream, segment)) = self.streams.next_segment(cut) else { break };
+            let fills = segment.len == cut(stream);
+            let with_length = !fills && segment.len + wire::stream_overhead(stream, true) + 16 <= room;
+            let length = with_length.then_some(segment.len as u16);
+            wire::put_stream_head(stream, segment.offset, segment.fin, length, out);
+            self.streams.append_to(stream, &segment, out);
+            if segment.retransmission {
+                self.counters.bytes_retransmitted += segment.len as u64;
+            }
+            frames.push(SentFrame::Stream {
+                stream,
+                offset: segment.offset,
+                len: segment.len as u32,
+                fin: segment.fin,
+            });
+            any = true;
+            self.probe_data_due = false;
+            if !with_length {
+                break;
+            }
+        }
+        any
+    }
+
+    /// Whether a sealed datagram of this length is as long as they get.
+    pub(super) fn fills(&self, sealed_len: usize) -> bool {
+        sealed_len == wire::SEALED_HEADER_LEN + self.payload_max + crate::crypto::TAG_LEN
+    }
+
+    /// Credit lost because nobody asked for datagrams in time.
+    pub(super) fn unused_credit(&self) -> ByteCount {
+        self.pacer.unused()
+    }
+}

@@ -1,0 +1,446 @@
+//! The streams of a session: table, turn-taking, backlog.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::ranges::RangeSet;
+use super::recv_stream::{self, RecvStream, Violation};
+use super::send_stream::{Segment, SendStream};
+use super::{Event, ReadState, ResetCode, StreamId};
+
+/// Streams open at once; beyond, none is opened, and the peer's are refused.
+pub(super) const STREAMS_MAX: usize = 16_384;
+/// Backlog every stream may have, however many there are.
+const BACKLOG_SHARE_MIN: u64 = 64 * 1024;
+/// Room worth an event: less would wake the writer for crumbs.
+const WRITABLE_MIN: u64 = 16 * 1024;
+/// Writers told per ack at most; the others follow with the next.
+const WAKE_MAX: usize = 16;
+
+/// A stream was refused because the table is full.
+pub(super) const RESET_TABLE_FULL: ResetCode = ResetCode(1);
+
+#[derive(Debug)]
+struct Stream {
+    send: SendStream,
+    recv: RecvStream,
+    /// Stands in the queue of streams with something to send.
+    ready: bool,
+    /// Stands in the queue of streams whose peer should hear of credit.
+    credit: bool,
+    /// A write took less than offered.
+    blocked: bool,
+    /// A readable event waits to be polled.
+    notified: bool,
+    /// Consumed offset when the window was last judged.
+    judged: u64,
+}
+
+/// All streams of one session.
+#[derive(Debug)]
+pub(super) struct Streams {
+    /// We open even numbers.
+    even: bool,
+    opened: u32,
+    /// Numbers / 2 the peer has used.
+    seen: RangeSet,
+    table: BTreeMap<StreamId, Stream>,
+    ready: VecDeque<StreamId>,
+    credits: VecDeque<StreamId>,
+    resets: VecDeque<(StreamId, ResetCode)>,
+    blocked: VecDeque<StreamId>,
+    events: VecDeque<Event>,
+    backlog: u64,
+    /// Streams with backlog.
+    active: u64,
+    limit: u64,
+}
+
+impl Streams {
+    pub(super) fn new(even: bool) -> Self {
+        Streams {
+            even,
+            opened: 0,
+            seen: RangeSet::default(),
+            table: BTreeMap::new(),
+            ready: VecDeque::new(),
+            credits: VecDeque::new(),
+            resets: VecDeque::new(),
+            blocked: VecDeque::new(),
+            events: VecDeque::new(),
+            backlog: 0,
+            active: 0,
+            limit: 4 * BACKLOG_SHARE_MIN,
+        }
+    }
+
+    fn stream() -> Stream {
+        Stream {
+            send: SendStream::new(recv_stream::INITIAL_WINDOW),
+            recv: RecvStream::new(),
+            ready: false,
+            credit: false,
+            blocked: false,
+            notified: false,
+            judged: 0,
+        }
+    }
+
+    pub(super) fn open(&mut self) -> Option<StreamId> {
+        if self.table.len() >= STREAMS_MAX || self.opened > u32::MAX / 2 - 1 {
+            return None;
+        }
+        let id = StreamId(self.opened * 2 + u32::from(!self.even));
+        self.opened += 1;
+        self.table.insert(id, Self::stream());
+        Some(id)
+    }
+
+    fn is_local(&self, id: StreamId) -> bool {
+        id.0.is_multiple_of(2) == self.even
+    }
+
+    /// Bytes written and not consumed by the peer, all streams.
+    pub(super) fn backlog(&self) -> u64 {
+        self.backlog
+    }
+
+    /// Changes the bound on the backlog of all streams together.
+    pub(super) fn set_backlog_limit(&mut self, limit: u64) {
+        self.limit = limit.max(4 * BACKLOG_SHARE_MIN);
+    }
+
+    pub(super) fn writable(&self, id: StreamId) -> u64 {
+        let Some(stream) = self.table.get(&id) else { return 0 };
+        let own = stream.send.backlog();
+        let sharers = (self.active + u64::from(own == 0)).max(1);
+        let share = (self.limit / sharers).max(BACKLOG_SHARE_MIN).saturating_sub(own);
+        let rest = self.limit.saturating_sub(self.backlog).max(BACKLOG_SHARE_MIN.saturating_sub(own));
+        share.min(rest).min(stream.send.credit())
+    }
+
+    /// Applies a change to a stream's send side and keeps the totals right.
+    fn account<R>(&mut self, id: StreamId, change: impl FnOnce(&mut Stream) -> R) -> Option<R> {
+        let stream = self.table.get_mut(&id)?;
+        let before = stream.send.backlog();
+        let result = change(stream);
+        let after = stream.send.backlog();
+        self.backlog = self.backlog - before + after;
+        self.active = self.active - u64::from(before > 0) + u64::from(after > 0);
+        Some(result)
+    }
+
+    pub(super) fn write(&mut self, id: StreamId, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.writable(id) as usize);
+        let Some(newly_blocked) = self.account(id, |stream| {
+            stream.send.write(&bytes[..taken]);
+            let newly = taken < bytes.len() && !stream.blocked;
+            stream.blocked |= newly;
+            newly
+        }) else {
+            return 0;
+        };
+        if newly_blocked {
+            self.blocked.push_back(id);
+        }
+        self.enqueue_ready(id);
+        taken
+    }
+
+    pub(super) fn finish(&mut self, id: StreamId) {
+        if let Some(stream) = self.table.get_mut(&id) {
+            stream.send.finish();
+            self.enqueue_ready(id);
+        }
+    }
+
+    pub(super) fn reset(&mut self, id: StreamId, code: ResetCode) {
+        if self.remove(id) {
+            self.resets.push_back((id, code));
+        }
+    }
+
+    fn remove(&mut self, id: StreamId) -> bool {
+        let Some(stream) = self.table.remove(&id) else { return false };
+        let backlog = stream.send.backlog();
+        self.backlog -= backlog;
+        self.active -= u64::from(backlog > 0);
+        true
+    }
+
+    fn enqueue_ready(&mut self, id: StreamId) {
+        if let Some(stream) = self.table.get_mut(&id)
+            && !stream.ready
+            && stream.send.has_data()
+        {
+            stream.ready = true;
+            if stream.send.has_lost() { self.ready.push_front(id) } else { self.ready.push_back(id) }
+        }
+    }
+
+    fn enqueue_credit(&mut self, id: StreamId) {
+        if let Some(stream) = self.table.get_mut(&id)
+            && !stream.credit
+        {
+            stream.credit = true;
+            self.credits.push_back(id);
+        }
+    }
+
+    /// Removes the stream if both directions are over.
+    fn retire(&mut self, id: StreamId) {
+        if self.table.get(&id).is_some_and(|stream| stream.send.is_acked() && stream.recv.is_finished()) {
+            self.remove(id);
+        }
+    }
+
+    // --- what leaves ---
+
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// The next stretch to send, at most `room(stream)` bytes long, and its stream. Streams take turns.
+    pub(super) fn next_segment(&mut self, room: impl Fn(StreamId) -> usize) -> Option<(StreamId, Segment)> {
+        for _ in 0..self.ready.len() {
+            let id = self.ready.pop_front()?;
+            let Some(stream) = self.table.get_mut(&id) else { continue };
+            stream.ready = false;
+            let Some(segment) = stream.send.next_segment(room(id)) else { continue };
+            self.enqueue_ready(id);
+            return Some((id, segment));
+        }
+        None
+    }
+
+    pub(super) fn append_to(&self, id: StreamId, segment: &Segment, out: &mut Vec<u8>) {
+        if let Some(stream) = self.table.get(&id) {
+            stream.send.append_to(segment, out);
+        }
+    }
+
+    pub(super) fn has_credits(&self) -> bool {
+        !self.credits.is_empty()
+    }
+
+    /// The next credit to tell: stream, consumed offset, limit.
+    pub(super) fn next_credit(&mut self) -> Option<(StreamId, u64, u64)> {
+        while let Some(id) = self.credits.pop_front() {
+            if let Some(stream) = self.table.get_mut(&id) {
+                stream.credit = false;
+                let (consumed, limit) = stream.recv.credit();
+                return Some((id, consumed, limit));
+            }
+        }
+        None
+    }
+
+    pub(super) fn has_resets(&self) -> bool {
+        !self.resets.is_empty()
+    }
+
+    pub(super) fn next_reset(&mut self) -> Option<(StreamId, ResetCode)> {
+        self.resets.pop_front()
+    }
+
+    // --- what became of it ---
+
+    pub(super) fn on_stream_acked(&mut self, id: StreamId, offset: u64, len: u32, fin: bool) {
+        self.account(id, |stream| stream.send.on_acked(offset..offset + u64::from(len), fin));
+        self.retire(id);
+    }
+
+    pub(super) fn on_stream_lost(&mut self, id: StreamId, offset: u64, len: u32, fin: bool) {
+        if let Some(stream) = self.table.get_mut(&id) {
+            stream.send.on_lost(offset..offset + u64::from(len), fin);
+            self.enqueue_ready(id);
+        }
+    }
+
+    pub(super) fn on_credit_lost(&mut self, id: StreamId) {
+        self.enqueue_credit(id);
+    }
+
+    pub(super) fn on_reset_lost(&mut self, id: StreamId, code: ResetCode) {
+        self.resets.push_back((id, code));
+    }
+
+    // --- what arrives ---
+
+    /// Makes sure a stream named by the peer exists; false when it is gone or refused.
+    fn admit(&mut self, id: StreamId) -> bool {
+        if self.table.contains_key(&id) {
+            return true;
+        }
+        if self.is_local(id) || self.seen.contains(u64::from(id.0 / 2)) {
+            return false;
+        }
+        self.seen.insert(u64::from(id.0 / 2)..u64::from(id.0 / 2) + 1);
+        if self.table.len() >= STREAMS_MAX {
+            self.resets.push_back((id, RESET_TABLE_FULL));
+            return false;
+        }
+        self.table.insert(id, Self::stream());
+        self.events.push_back(Event::Opened(id));
+        true
+    }
+
+    pub(super) fn on_stream(
+        &mut self,
+        id: StreamId,
+        offset_low: u32,
+        bytes: &[u8],
+        fin: bool,
+    ) -> Result<(), Violation> {
+        if !self.admit(id) {
+            return Ok(());
+        }
+        let Some(stream) = self.table.get_mut(&id) else { return Ok(()) };
+        let offset = super::wire::expand(offset_low, stream.recv.expected());
+        if stream.recv.insert(offset, bytes, fin)? && !stream.notified {
+            stream.notified = true;
+            self.events.push_back(Event::Readable(id));
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_credit(&mut self, id: StreamId, consumed: u64, limit: u64) -> Result<(), Violation> {
+        match self.account(id, |stream| stream.send.on_credit(consumed, limit)) {
+            Some(false) => Err(Violation),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn on_reset(&mut self, id: StreamId, code: ResetCode) {
+        if self.remove(id) {
+            self.events.push_back(Event::Reset(id, code));
+        } else if !self.is_local(id) {
+            // The reset may overtake the stream's first bytes, which must not open it then.
+            self.seen.insert(u64::from(id.0 / 2)..u64::from(id.0 / 2) + 1);
+        }
+    }
+
+    /// Tells writers that were refused room that there is some again.
+    pub(super) fn wake_writers(&mut self) {
+        for _ in 0..self.blocked.len().min(WAKE_MAX) {
+            let Some(id) = self.blocked.pop_front() else { return };
+            let room = self.writable(id);
+            let Some(stream) = self.table.get_mut(&id) else { continue };
+            if room >= WRITABLE_MIN {
+                stream.blocked = false;
+                self.events.push_back(Event::Writable(id));
+            } else {
+                self.blocked.push_back(id);
+            }
+        }
+    }
+
+    pub(super) fn poll_event(&mut self) -> Option<Event> {
+        let event = self.events.pop_front()?;
+        if let Event::Readable(id) = event
+            && let Some(stream) = self.table.get_mut(&id)
+        {
+            stream.notified = false;
+        }
+        Some(event)
+    }
+
+    // --- reading ---
+
+    pub(super) fn readable(&self, id: StreamId) -> usize {
+        self.table.get(&id).map_or(0, |stream| stream.recv.readable())
+    }
+
+    pub(super) fn peek(&self, id: StreamId, out: &mut [u8]) -> usize {
+        self.table.get(&id).map_or(0, |stream| stream.recv.peek(out))
+    }
+
+    pub(super) fn consume(&mut self, id: StreamId, len: usize) -> ReadState {
+        let Some(stream) = self.table.get_mut(&id) else { return ReadState::Finished };
+        stream.recv.consume(len);
+        let finished = stream.recv.is_finished();
+        if stream.recv.has_news() {
+            self.enqueue_credit(id);
+        }
+        self.retire(id);
+        if finished { ReadState::Finished } else { ReadState::Open }
+    }
+
+    /// Once per RTT: widens the windows of streams whose readers keep up.
+    pub(super) fn widen_windows(&mut self) {
+        for stream in self.table.values_mut() {
+            let consumed = stream.recv.consumed();
+            stream.recv.widen(consumed - stream.judged);
+            stream.judged = consumed;
+        }
+    }
+
+    /// Bytes of memory all streams hold.
+    pub(super) fn memory(&self) -> usize {
+        self.table.values().map(|stream| stream.send.memory() + stream.recv.memory()).sum()
+    }
+
+    /// How many streams there are.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_take_turns_and_lost_bytes_go_first() {
+        let mut streams = Streams::new(true);
+        let (first, second) = (streams.open().unwrap(), streams.open().unwrap());
+        streams.write(first, &[1; 300]);
+        streams.write(second, &[2; 300]);
+        let order: Vec<_> = (0..4).map(|_| streams.next_segment(|_| 100).unwrap().0).collect();
+        assert_eq!(order, [first, second, first, second]);
+        streams.on_stream_lost(second, 0, 100, false);
+        let (id, segment) = streams.next_segment(|_| 100).unwrap();
+        assert!((id == first && !segment.retransmission) || (id == second && segment.retransmission));
+    }
+
+    #[test]
+    fn a_stream_ends_when_both_directions_have() {
+        let mut streams = Streams::new(true);
+        let id = streams.open().unwrap();
+        streams.write(id, b"x");
+        streams.finish(id);
+        streams.next_segment(|_| 100);
+        streams.on_stream_acked(id, 0, 1, true);
+        assert_eq!(streams.len(), 1);
+        streams.on_stream(id, 0, b"y", true).unwrap();
+        assert_eq!(streams.consume(id, 1), ReadState::Finished);
+        assert_eq!((streams.len(), streams.backlog()), (0, 0));
+        streams.on_stream(id, 0, b"y", true).unwrap();
+        assert_eq!(streams.len(), 0, "a late copy opens nothing");
+    }
+
+    #[test]
+    fn a_reset_that_overtakes_the_first_bytes_wins() {
+        let mut streams = Streams::new(true);
+        streams.on_reset(StreamId(1), ResetCode(9));
+        streams.on_stream(StreamId(1), 0, b"late", false).unwrap();
+        assert_eq!(streams.poll_event(), None);
+    }
+
+    #[test]
+    fn backlog_is_bounded_for_one_and_shared_by_many() {
+        let mut streams = Streams::new(true);
+        streams.set_backlog_limit(1 << 20);
+        let ids: Vec<_> = (0..4).map(|_| streams.open().unwrap()).collect();
+        let big = vec![0; 4 << 20];
+        assert_eq!(streams.write(ids[0], &big), 1 << 20);
+        assert_eq!(streams.write(ids[1], &big), BACKLOG_SHARE_MIN as usize, "a newcomer always gets its minimum");
+        streams.on_credit(ids[0], 1 << 20, 1 << 30).unwrap();
+        streams.wake_writers();
+        assert!(matches!(streams.poll_event(), Some(Event::Writable(_))));
+        assert!(streams.write(ids[0], &big) <= 1 << 19);
+        for id in ids {
+            streams.reset(id, ResetCode(0));
+        }
+        assert_eq!((streams.backlog(), streams.active), (0, 0));
+    }
+}

@@ -1,0 +1,414 @@
+//! The channel's wire format: datagram headers and the frames inside a sealed datagram.
+//!
+//! All integers are big endian; *varint* is QUIC's variable-length integer (RFC 9000 section 16).
+//!
+//! ```text
+//! Initiation  1 | version(1) | Noise message 1 | mac1(16)
+//! Response    2 | version(1) | receiver(3) | Noise message 2 | mac1(16)
+//! Sealed      4 | receiver(3) | number(4) | ciphertext … | tag(16)
+//! ```
+//!
+//! `receiver` is the index the receiver gave its end of the epoch in the handshake; `number` the low 32 bits of the
+//! packet number, which is also the AEAD's nonce. The sealed header is the AEAD's additional data.
+//!
+//! ```text
+//! PADDING     00
+//! PING        01
+//! ACK         02 | largest varint | delay in us varint | ranges varint | first length varint | (gap varint | length varint)…
+//! FORGET      03 | below varint                  packets below it will not be asked for again
+//! CREDIT      04 | stream varint | consumed varint | limit varint
+//! RESET       05 | stream varint | code(2)
+//! CLOSE       06
+//! STREAM      08 + fin(1) + length present(2) | stream varint | offset, low 32 bits(4) | [length(2)] | bytes
+//! ```
+
+use super::{ResetCode, StreamId};
+
+/// Version of the wire format, in handshake datagrams.
+pub(super) const VERSION: u8 = 1;
+/// Header of a sealed datagram.
+pub(super) const SEALED_HEADER_LEN: usize = 8;
+/// Indices have 24 bits.
+pub(super) const INDEX_MASK: u32 = 0x00ff_ffff;
+/// Ranges an ack reports at most: the newest. Older ones were in earlier acks.
+pub(super) const ACK_RANGES_MAX: usize = 256;
+
+const INITIATION: u8 = 1;
+const RESPONSE: u8 = 2;
+const SEALED: u8 = 4;
+const MAC_LEN: usize = crate::crypto::MAC_LEN;
+
+/// A datagram by its first byte, lengths checked.
+#[derive(Debug)]
+pub(super) enum Datagram<'a> {
+    /// A handshake's first message; `covered` is what `mac1` covers.
+    Initiation { noise: &'a [u8], covered: &'a [u8], mac1: &'a [u8] },
+    /// A handshake's answer.
+    Response { receiver: u32, noise: &'a [u8], covered: &'a [u8], mac1: &'a [u8] },
+    /// A sealed datagram; `header` is its additional data.
+    Sealed { receiver: u32, number: u32, header: [u8; SEALED_HEADER_LEN], body: &'a mut [u8] },
+}
+
+/// Takes a datagram apart; `None` when it is none of ours or of another version.
+pub(super) fn parse_datagram(bytes: &mut [u8]) -> Option<Datagram<'_>> {
+    match *bytes.first()? {
+        INITIATION if bytes.len() > 2 + MAC_LEN && bytes[1] == VERSION => {
+            let (covered, mac1) = bytes.split_at(bytes.len() - MAC_LEN);
+            Some(Datagram::Initiation { noise: &covered[2..], covered, mac1 })
+        }
+        RESPONSE if bytes.len() > 5 + MAC_LEN && bytes[1] == VERSION => {
+            let (covered, mac1) = bytes.split_at(bytes.len() - MAC_LEN);
+            let receiver = u32::from_be_bytes([0, covered[2], covered[3], covered[4]]);
+            Some(Datagram::Response { receiver, noise: &covered[5..], covered, mac1 })
+        }
+        SEALED if bytes.len() >= SEALED_HEADER_LEN + crate::crypto::TAG_LEN => {
+            let (header, body) = bytes.split_at_mut(SEALED_HEADER_LEN);
+            let header: [u8; SEALED_HEADER_LEN] = (&*header).try_into().ok()?;
+            let receiver = u32::from_be_bytes([0, header[1], header[2], header[3]]);
+            let number = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+            Some(Datagram::Sealed { receiver, number, header, body })
+        }
+        _ => None,
+    }
+}
+
+/// Appends the fixed part of an initiation.
+pub(super) fn encode_initiation(noise: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[INITIATION, VERSION]);
+    out.extend_from_slice(noise);
+}
+
+/// Appends the fixed part of a response.
+pub(super) fn encode_response(receiver: u32, noise: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[RESPONSE, VERSION]);
+    out.extend_from_slice(&receiver.to_be_bytes()[1..]);
+    out.extend_from_slice(noise);
+}
+
+/// The header of a sealed datagram.
+pub(super) fn sealed_header(receiver: u32, number: u64) -> [u8; SEALED_HEADER_LEN] {
+    let index = receiver.to_be_bytes();
+    let low = (number as u32).to_be_bytes();
+    [SEALED, index[1], index[2], index[3], low[0], low[1], low[2], low[3]]
+}
+
+/// The full number whose low 32 bits are `low`, nearest to `expected` (RFC 9000 appendix A.3).
+pub(super) fn expand(low: u32, expected: u64) -> u64 {
+    const SPAN: u64 = 1 << 32;
+    let candidate = (expected & !(SPAN - 1)) | u64::from(low);
+    if candidate + SPAN / 2 <= expected {
+        candidate.checked_add(SPAN).unwrap_or(candidate)
+    } else if candidate > expected + SPAN / 2 && candidate >= SPAN {
+        candidate - SPAN
+    } else {
+        candidate
+    }
+}
+
+/// One frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Frame<'a> {
+    Ping,
+    Ack(AckFrame<'a>),
+    Forget { below: u64 },
+    Credit { stream: StreamId, consumed: u64, limit: u64 },
+    Reset { stream: StreamId, code: ResetCode },
+    Close,
+    Stream { stream: StreamId, offset_low: u32, fin: bool, bytes: &'a [u8] },
+}
+
+/// The ranges of an ack, still encoded but checked.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct AckFrame<'a> {
+    pub(super) largest: u64,
+    pub(super) delay_us: u64,
+    count: u64,
+    first_len: u64,
+    encoded: &'a [u8],
+}
+
+impl AckFrame<'_> {
+    /// The acknowledged ranges from the highest down.
+    pub(super) fn ranges(&self) -> impl Iterator<Item = std::ops::Range<u64>> + '_ {
+        let mut cursor = Cursor { rest: self.encoded };
+        let mut high = self.largest + 1;
+        (0..self.count).map_while(move |index| {
+            let len = if index == 0 {
+                self.first_len
+            } else {
+                let gap = cursor.varint()?;
+                high = high.checked_sub(gap)?;
+                cursor.varint()?
+            };
+            let low = high.checked_sub(len)?;
+            let range = low..high;
+            high = low;
+            Some(range)
+        })
+    }
+}
+
+/// The bytes are not a sequence of frames. Only the peer can cause it: they were authentic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("malformed frame")]
+pub(super) struct Malformed;
+
+/// Reads frames off an opened datagram.
+pub(super) struct Cursor<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        Cursor { rest: bytes }
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        let (&first, rest) = self.rest.split_first()?;
+        self.rest = rest;
+        Some(first)
+    }
+
+    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.rest.split_at_checked(len)?;
+        self.rest = rest;
+        Some(taken)
+    }
+
+    fn varint(&mut self) -> Option<u64> {
+        let first = self.byte()?;
+        let mut value = u64::from(first & 0x3f);
+        for &byte in self.take((1 << (first >> 6)) - 1)? {
+            value = value << 8 | u64::from(byte);
+        }
+        Some(value)
+    }
+
+    fn stream(&mut self) -> Option<StreamId> {
+        Some(StreamId(u32::try_from(self.varint()?).ok()?))
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_be_bytes(self.take(2)?.try_into().ok()?))
+    }
+
+    /// The next frame; `Ok(None)` at the end.
+    pub(super) fn next_frame(&mut self) -> Result<Option<Frame<'a>>, Malformed> {
+        while self.rest.first() == Some(&0) {
+            self.rest = &self.rest[1..];
+        }
+        if self.rest.is_empty() {
+            return Ok(None);
+        }
+        self.frame().map(Some).ok_or(Malformed)
+    }
+
+    fn frame(&mut self) -> Option<Frame<'a>> {
+        Some(match self.byte()? {
+            1 => Frame::Ping,
+            2 => Frame::Ack(self.ack()?),
+            3 => Frame::Forget { below: self.varint()? },
+            4 => Frame::Credit { stream: self.stream()?, consumed: self.varint()?, limit: self.varint()? },
+            5 => Frame::Reset { stream: self.stream()?, code: ResetCode(self.u16()?) },
+            6 => Frame::Close,
+            kind @ 8..=11 => {
+                let stream = self.stream()?;
+                let offset_low = u32::from_be_bytes(self.take(4)?.try_into().ok()?);
+                let len = if kind & 2 != 0 { usize::from(self.u16()?) } else { self.rest.len() };
+                Frame::Stream { stream, offset_low, fin: kind & 1 != 0, bytes: self.take(len)? }
+            }
+            _ => return None,
+        })
+    }
+
+    fn ack(&mut self) -> Option<AckFrame<'a>> {
+        let (largest, delay_us, count, first_len) = (self.varint()?, self.varint()?, self.varint()?, self.varint()?);
+        if count == 0 || count > ACK_RANGES_MAX as u64 {
+            return None;
+        }
+        let start = self.rest;
+        let mut floor = (largest + 1).checked_sub(first_len)?;
+        for _ in 1..count {
+            floor = floor.checked_sub(self.varint()?)?.checked_sub(self.varint()?)?;
+        }
+        let encoded = &start[..start.len() - self.rest.len()];
+        Some(AckFrame { largest, delay_us, count, first_len, encoded })
+    }
+}
+
+/// Appends a varint. Values above 62 bits do not occur (numbers and offsets of a session's life).
+fn put_varint(value: u64, out: &mut Vec<u8>) {
+    if value < 1 << 6 {
+        out.push(value as u8);
+    } else if value < 1 << 14 {
+        out.extend_from_slice(&(value as u16 | 0x4000).to_be_bytes());
+    } else if value < 1 << 30 {
+        out.extend_from_slice(&(value as u32 | 0x8000_0000).to_be_bytes());
+    } else {
+        out.extend_from_slice(&(value & (u64::MAX >> 2) | 0xc000_0000_0000_0000).to_be_bytes());
+    }
+}
+
+const fn varint_len(value: u64) -> usize {
+    match value {
+        0..0x40 => 1,
+        0x40..0x4000 => 2,
+        0x4000..0x4000_0000 => 4,
+        _ => 8,
+    }
+}
+
+pub(super) fn put_ping(out: &mut Vec<u8>) {
+    out.push(1);
+}
+
+pub(super) fn put_close(out: &mut Vec<u8>) {
+    out.push(6);
+}
+
+pub(super) fn put_forget(below: u64, out: &mut Vec<u8>) {
+    out.push(3);
+    put_varint(below, out);
+}
+
+/// Longest CREDIT frame.
+pub(super) const CREDIT_LEN_MAX: usize = 1 + 8 + 8 + 8;
+
+pub(super) fn put_credit(stream: StreamId, consumed: u64, limit: u64, out: &mut Vec<u8>) {
+    out.push(4);
+    put_varint(u64::from(stream.0), out);
+    put_varint(consumed, out);
+    put_varint(limit, out);
+}
+
+/// Longest RESET frame.
+pub(super) const RESET_LEN_MAX: usize = 1 + 8 + 2;
+
+pub(super) fn put_reset(stream: StreamId, code: ResetCode, out: &mut Vec<u8>) {
+    out.push(5);
+    put_varint(u64::from(stream.0), out);
+    out.extend_from_slice(&code.0.to_be_bytes());
+}
+
+/// Appends an ACK of the ranges (from the highest down) that fit in `room` bytes; at least the first does.
+pub(super) fn put_ack(
+    ranges: impl Iterator<Item = std::ops::Range<u64>>,
+    delay_us: u64,
+    room: usize,
+    scratch: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) {
+    scratch.clear();
+    let mut count = 0;
+    let (mut largest, mut first_len, mut floor) = (0, 0, 0);
+    for range in ranges.take(ACK_RANGES_MAX) {
+        if count == 0 {
+            (largest, first_len) = (range.end - 1, range.end - range.start);
+        } else {
+            if scratch.len() + 16 + 28 > room {
+                break;
+            }
+            put_varint(floor - range.end, scratch);
+            put_varint(range.end - range.start, scratch);
+        }
+        floor = range.start;
+        count += 1;
+    }
+    out.push(2);
+    put_varint(largest, out);
+    put_varint(delay_us, out);
+    put_varint(count, out);
+    put_varint(first_len, out);
+    out.extend_from_slice(scratch);
+}
+
+/// Bytes a STREAM frame needs before its data.
+pub(super) fn stream_overhead(stream: StreamId, with_length: bool) -> usize {
+    1 + varint_len(u64::from(stream.0)) + 4 + if with_length { 2 } else { 0 }
+}
+
+/// Appends the head of a STREAM frame; `length` absent: the data runs to the end of the datagram.
+pub(super) fn put_stream_head(stream: StreamId, offset: u64, fin: bool, length: Option<u16>, out: &mut Vec<u8>) {
+    out.push(8 | u8::from(fin) | if length.is_some() { 2 } else { 0 });
+    put_varint(u64::from(stream.0), out);
+    out.extend_from_slice(&(offset as u32).to_be_bytes());
+    if let Some(length) = length {
+        out.extend_from_slice(&length.to_be_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn frames_read_what_was_written() {
+        let mut out = vec![0, 0];
+        put_ping(&mut out);
+        put_forget(70_000, &mut out);
+        put_credit(StreamId(9), 1 << 40, 1 << 41, &mut out);
+        put_reset(StreamId(70), ResetCode(513), &mut out);
+        put_stream_head(StreamId(2), (7 << 32) + 5, false, Some(3), &mut out);
+        out.extend_from_slice(b"abc");
+        put_stream_head(StreamId(4), 6, true, None, &mut out);
+        out.extend_from_slice(b"rest");
+        let mut cursor = Cursor::new(&out);
+        let mut frames = Vec::new();
+        while let Some(frame) = cursor.next_frame().unwrap() {
+            frames.push(frame);
+        }
+        assert_eq!(
+            frames,
+            vec![
+                Frame::Ping,
+                Frame::Forget { below: 70_000 },
+                Frame::Credit { stream: StreamId(9), consumed: 1 << 40, limit: 1 << 41 },
+                Frame::Reset { stream: StreamId(70), code: ResetCode(513) },
+                Frame::Stream { stream: StreamId(2), offset_low: 5, fin: false, bytes: b"abc" },
+                Frame::Stream { stream: StreamId(4), offset_low: 6, fin: true, bytes: b"rest" },
+            ]
+        );
+    }
+
+    #[test]
+    fn an_ack_reads_back_its_ranges() {
+        let ranges = vec![90..100_u64, 50..60, 0..1];
+        let mut out = Vec::new();
+        put_ack(ranges.clone().into_iter(), 1234, 1000, &mut Vec::new(), &mut out);
+        let Ok(Some(Frame::Ack(ack))) = Cursor::new(&out).next_frame() else { panic!("not an ack") };
+        assert_eq!((ack.largest, ack.delay_us), (99, 1234));
+        assert_eq!(ack.ranges().collect::<Vec<_>>(), ranges);
+    }
+
+    #[test]
+    fn an_ack_that_reaches_below_zero_is_malformed() {
+        for bytes in [[2, 5, 0, 1, 7].as_slice(), &[2, 5, 0, 0, 1], &[2, 5, 0, 2, 1, 3, 3], &[2, 5, 0, 2, 1]] {
+            assert_eq!(Cursor::new(bytes).next_frame(), Err(Malformed), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn numbers_expand_to_the_nearest() {
+        let wrap = 1_u64 << 32;
+        for (full, expected) in [(0, 0), (wrap + 3, wrap - 5), (wrap - 5, wrap + 3), (5 * wrap, 5 * wrap + 1000)] {
+            assert_eq!(expand(full as u32, expected), full, "{full} near {expected}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_frames_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut copy = bytes.clone();
+            let _ = parse_datagram(&mut copy);
+            let mut cursor = Cursor::new(&bytes);
+            while let Ok(Some(frame)) = cursor.next_frame() {
+                if let Frame::Ack(ack) = frame {
+                    for range in ack.ranges() {
+                        prop_assert!(range.start <= range.end);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Opens: accepted, refused, unanswered, let go.
