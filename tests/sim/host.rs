@@ -246,9 +246,8 @@ impl Host {
                 let (src, dst) = tcp.ports(&ethernet);
                 let index = |port: u16| usize::from(port.wrapping_sub(FIRST_CLIENT_PORT));
                 let mut candidates = [(index(src), true), (index(dst), false)].into_iter();
-                let ours = candidates.find(|(at, opens)| {
-                    talks.get(*at).is_some_and(|talk| (talk.plan.client == *end) == *opens)
-                });
+                let ours = candidates
+                    .find(|(at, opens)| talks.get(*at).is_some_and(|talk| (talk.plan.client == *end) == *opens));
                 if let Some((at, _)) = ours {
                     tcp.keep_ack(&ethernet, &mut talks[at].last_ack);
                 }

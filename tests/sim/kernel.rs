@@ -32,8 +32,7 @@ pub fn arp_probe_reply(ethernet: &[u8], mac: EthernetAddress, address: IpAddr) -
         target_hardware_addr: source_hardware_addr,
         target_protocol_addr: source_protocol_addr,
     };
-    let header =
-        EthernetRepr { src_addr: mac, dst_addr: source_hardware_addr, ethertype: EthernetProtocol::Arp };
+    let header = EthernetRepr { src_addr: mac, dst_addr: source_hardware_addr, ethertype: EthernetProtocol::Arp };
     let mut out = vec![0; header.buffer_len() + reply.buffer_len()];
     let mut frame = EthernetFrame::new_unchecked(&mut out[..]);
     header.emit(&mut frame);

@@ -321,21 +321,3 @@ fn a_line_that_halves_and_doubles_its_rate_is_followed() {
     let rate = goodput(&network.seen(End::B, 0));
     assert!(rate > BitRate::from_mbps(55), "{rate}");
 }
-
-#[test]
-fn zz_debug() {
-    let spec = network(mid_path())
-        .with(transfer(100 * MB))
-        .with(transfer(MB).opens_at(Duration::from_secs(9)))
-        .incident(Duration::from_secs(3), Incident::Restart(End::B));
-    let mut network = Network::new(spec);
-    for i in 1..60 {
-        network.run_to(Duration::from_millis(200 * i));
-        println!("{:?} {:?} {:?} fwd {} | {:?} {:?} | {:?} {:?}", network.now(),
-            network.engine(End::A).and_then(|e| e.channel_stats()).map(|s| s.state),
-            network.engine(End::B).and_then(|e| e.channel_stats()).map(|s| s.state), network.forwarded,
-            network.seen(End::A, 0).reset_at, network.seen(End::B, 0).reset_at,
-            network.seen(End::A, 1).connected_at, network.seen(End::B, 1).received,
-            );
-    }
-}
