@@ -20,8 +20,8 @@ use std::time::Duration;
 
 use longhaul::appliance::{Driven, Error, ShellConfig, drive};
 use longhaul::buffer::FrameBuf;
-use longhaul::channel::{ChannelStats, Transmit};
-use longhaul::engine::Fate;
+use longhaul::channel::Transmit;
+use longhaul::engine::{EngineStatus, Fate};
 use longhaul::frame::{Port, VNET_HEADER_LEN};
 use longhaul::io::{Clock, FRAME_LEN_MAX, Tap};
 use longhaul::units::Instant;
@@ -100,7 +100,7 @@ impl Driven for StandIn {
         self.frames.push_back((Port::Lan, FrameBuf::from_bytes(&frame(FORWARDED, u32::MAX, 60))));
     }
 
-    fn channel_stats(&self) -> Option<ChannelStats> {
+    fn status(&self, _: usize) -> Option<EngineStatus> {
         None
     }
 }
@@ -125,6 +125,7 @@ impl Running {
             listen: Some(CHANNEL.parse().unwrap()),
             status_socket: Some(status_socket.clone()),
             name: test.into(),
+            rules: Vec::new(),
         };
         let seen = Arc::clone(&stand_in.seen);
         let (stop, stopped) = oneshot::channel();
@@ -319,6 +320,7 @@ fn what_cannot_be_opened_is_named() {
             listen: Some(listen.parse().unwrap()),
             status_socket: None,
             name: "error".into(),
+            rules: Vec::new(),
         };
         let start = |shell| drive(shell, StandIn::default(), std::future::pending()).unwrap_err().to_string();
         assert!(start(shell("lo", CHANNEL)).starts_with("TAP lo: "));

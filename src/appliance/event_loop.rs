@@ -18,7 +18,7 @@ use super::bridge_port::{BridgePort, PortError};
 use super::channel_port::ChannelPort;
 use super::counters::LoopCounters;
 use super::driven::Driven;
-use super::status::{StatusPort, status_json};
+use super::status::{self, StatusPort};
 use super::watch::watch;
 use super::{Error, ShellConfig};
 use crate::engine::Fate;
@@ -63,6 +63,7 @@ impl Ready {
 pub(super) struct EventLoop<D> {
     engine: D,
     name: String,
+    rules: Vec<String>,
     started: Instant,
     lan: BridgePort,
     wan: BridgePort,
@@ -98,6 +99,7 @@ impl<D: Driven> EventLoop<D> {
         Ok(EventLoop {
             engine,
             name: shell.name,
+            rules: shell.rules,
             started: Clock.now(),
             lan,
             wan,
@@ -279,11 +281,13 @@ impl<D: Driven> EventLoop<D> {
 
     fn serve(&mut self, client: io::Result<UnixStream>, now: Instant) {
         self.collect();
-        let Some(status) = &self.status else { return };
+        let Some(port) = &self.status else { return };
         let served = match client {
             Ok(stream) => {
-                let document = status_json(&self.name, now - self.started, &self.engine, &self.counters);
-                status.serve(stream, document)
+                let engine = self.engine.status(status::BYPASSED_MAX);
+                let names = (self.name.as_str(), self.rules.as_slice());
+                let document = status::document(names, (self.started, now), engine, &self.counters);
+                port.serve(stream, document.to_document())
             }
             Err(error) => {
                 tracing::warn!(%error, "a status connection could not be taken");
