@@ -14,7 +14,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::process::Command;
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -209,7 +210,9 @@ fn forwarded_frames_leave_the_other_port_unchanged_and_in_order_both_ways() {
         }
         let (_, counters) = running.status();
         assert!(counters["lan_frames_read"] >= 2500 && counters["lan_frames_written"] >= 2500);
-        assert_eq!(counters["lan_dropped_busy"] + counters["wan_dropped_busy"], 0);
+        for fault in ["busy", "down", "refused"] {
+            assert_eq!(counters[&format!("lan_dropped_{fault}")] + counters[&format!("wan_dropped_{fault}")], 0);
+        }
         running.stop();
     });
 }
@@ -323,5 +326,49 @@ fn what_cannot_be_opened_is_named() {
         let start = |shell| drive(shell, StandIn::default(), std::future::pending()).unwrap_err().to_string();
         assert!(start(shell("lo", CHANNEL)).starts_with("TAP lo: "));
         assert!(start(shell("lh-l", "192.0.2.1:4510")).starts_with("channel address 192.0.2.1:4510: "));
+    });
+}
+
+/// How much TCP a host gets through the loop when everything is forwarded, and at what cost.
+/// `cargo test --release --test appliance_loop -- --ignored --nocapture`; needs iperf3.
+#[test]
+#[ignore = "a measurement"]
+fn forwarding_throughput() {
+    in_namespace(|| {
+        let running = Running::start("throughput", StandIn::default());
+        let (addressed, in_place) = (Arc::new(Barrier::new(3)), Arc::new(Barrier::new(3)));
+        let hosts: Vec<_> = [("10.9.0.1", "-s -1"), ("10.9.0.2", "-c 10.9.0.1 -t 5 -f m")]
+            .into_iter()
+            .enumerate()
+            .map(|(number, (address, arguments))| {
+                let (addressed, in_place) = (Arc::clone(&addressed), Arc::clone(&in_place));
+                let (tell, told) = std::sync::mpsc::channel();
+                let host = thread::spawn(move || {
+                    in_namespace(move || {
+                        let thread = std::fs::read_link("/proc/thread-self").unwrap();
+                        tell.send(thread.file_name().unwrap().to_str().unwrap().to_owned()).unwrap();
+                        addressed.wait();
+                        let link = format!("lh-h{number}");
+                        ip(&format!("addr add {address}/24 dev {link}"));
+                        ip(&format!("link set {link} up"));
+                        in_place.wait();
+                        thread::sleep(Duration::from_millis(300 * number as u64));
+                        let output = Command::new("iperf3").args(arguments.split(' ')).output().expect("iperf3");
+                        println!("{}", String::from_utf8_lossy(&output.stdout));
+                    });
+                });
+                let pid = told.recv().unwrap();
+                ip(&format!("link add lh-v{number} type veth peer name lh-h{number} netns {pid}"));
+                ip(&format!("link set lh-v{number} up master {}", ["lh-br-l", "lh-br-w"][number]));
+                host
+            })
+            .collect();
+        addressed.wait();
+        in_place.wait();
+        for host in hosts {
+            host.join().unwrap();
+        }
+        println!("{:#?}", running.status().1);
+        running.stop();
     });
 }
