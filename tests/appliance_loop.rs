@@ -39,6 +39,12 @@ const MIRRORED: u16 = 0x88b6;
 /// Everything else is forwarded.
 const FORWARDED: u16 = 0x88b5;
 
+/// Answered with 20 MB: more than the socket's send buffer holds.
+const FLOOD: &[u8] = b"flood";
+const FLOOD_BATCHES: usize = 300;
+const FLOOD_DATAGRAMS: usize = 50;
+const FLOOD_DATAGRAM: usize = 1300;
+
 /// A stand-in: forwards, mirrors, echoes datagrams in pairs, and wants to be called every `period`.
 #[derive(Default)]
 struct StandIn {
@@ -68,6 +74,10 @@ impl Driven for StandIn {
     }
 
     fn handle_datagram(&mut self, _: Instant, from: SocketAddr, datagram: &mut [u8]) {
+        if datagram == FLOOD {
+            self.echoes.extend((0..FLOOD_BATCHES).map(|_| (from, vec![0; FLOOD_DATAGRAM * FLOOD_DATAGRAMS])));
+            return;
+        }
         self.echoes.push_back((from, datagram.repeat(2)));
     }
 
@@ -79,7 +89,8 @@ impl Driven for StandIn {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.deadline
+        // As a paced engine's: what it has to send was due long ago.
+        if self.echoes.is_empty() { self.deadline } else { Some(Instant::ZERO) }
     }
 
     fn poll_frame(&mut self) -> Option<(Port, FrameBuf)> {
@@ -89,7 +100,8 @@ impl Driven for StandIn {
     fn poll_transmit(&mut self, _: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
         let (destination, bytes) = self.echoes.pop_front()?;
         out.extend_from_slice(&bytes);
-        Some(Transmit { destination, segment_size: bytes.len() / 2, len: bytes.len() })
+        let segment_size = if bytes.len() > 2 * FLOOD_DATAGRAM { FLOOD_DATAGRAM } else { bytes.len() / 2 };
+        Some(Transmit { destination, segment_size, len: bytes.len() })
     }
 
     fn recycle(&mut self, _: FrameBuf) {
@@ -242,6 +254,36 @@ fn frames_and_datagrams_of_the_engine_leave_and_its_buffers_come_back() {
         let (_, counters) = running.status();
         assert_eq!((counters["udp_datagrams_received"], counters["udp_datagrams_sent"]), (500, 1000));
         assert_eq!(running.stop().lock().unwrap().recycled, 601);
+    });
+}
+
+#[test]
+fn a_full_socket_is_waited_for_without_loss_without_spinning_and_without_stopping_the_bridge() {
+    in_namespace(|| {
+        let limited = Command::new("tc")
+            .args("qdisc add dev lo root tbf rate 400mbit burst 100000 limit 100000000".split(' '))
+            .status()
+            .expect("iproute2 is installed");
+        assert!(limited.success());
+        let running = Running::start("full", StandIn::default());
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(FLOOD, CHANNEL).unwrap();
+        let mut number = 0;
+        let mut counters = running.status().1;
+        let rounds = counters["loop_rounds"];
+        while counters["udp_datagrams_sent"] < (FLOOD_BATCHES * FLOOD_DATAGRAMS) as u64 {
+            assert!(number < 200, "the flood never ends: {counters:?}");
+            running.x.try_write(&frame(FORWARDED, number, 100)).unwrap();
+            assert_eq!(read_frame(&running.y), Some(frame(FORWARDED, number, 100)));
+            number += 1;
+            thread::sleep(Duration::from_millis(20));
+            counters = running.status().1;
+        }
+        assert!(counters["udp_send_blocked"] > 0, "the test meant to fill the socket");
+        assert_eq!(counters["udp_send_refused"], 0);
+        let rounds = counters["loop_rounds"] - rounds;
+        assert!(rounds < 5000, "{rounds} rounds");
+        running.stop();
     });
 }
 
