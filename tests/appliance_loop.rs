@@ -261,7 +261,7 @@ fn frames_and_datagrams_of_the_engine_leave_and_its_buffers_come_back() {
 fn a_full_socket_is_waited_for_without_loss_without_spinning_and_without_stopping_the_bridge() {
     in_namespace(|| {
         let limited = Command::new("tc")
-            .args("qdisc add dev lo root tbf rate 400mbit burst 100000 limit 100000000".split(' '))
+            .args("qdisc add dev lo root tbf rate 160mbit burst 100000 limit 100000000".split(' '))
             .status()
             .expect("iproute2 is installed");
         assert!(limited.success());
@@ -282,7 +282,7 @@ fn a_full_socket_is_waited_for_without_loss_without_spinning_and_without_stoppin
         assert!(counters["udp_send_blocked"] > 0, "the test meant to fill the socket");
         assert_eq!(counters["udp_send_refused"], 0);
         let rounds = counters["loop_rounds"] - rounds;
-        assert!(rounds < 5000, "{rounds} rounds");
+        assert!(rounds < 2000, "{rounds} rounds");
         running.stop();
     });
 }
