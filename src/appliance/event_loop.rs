@@ -29,8 +29,11 @@ use crate::units::Instant;
 /// Frames read from one TAP in one round.
 const FRAMES_PER_ROUND: usize = 64;
 
-/// Receive calls on the channel's socket in one round; each takes up to 8 coalesced batches.
-const RECEIVES_PER_ROUND: usize = 8;
+/// The same in bytes: 64 super-segments would be 4 MiB and keep a paced sender waiting for 5 ms.
+const FRAME_BYTES_PER_ROUND: usize = 512 * 1024;
+
+/// Receive calls on the channel's socket in one round; each takes up to 8 coalesced batches, 512 KiB.
+const RECEIVES_PER_ROUND: usize = 2;
 
 /// Frames taken from the engine between two sources.
 const WRITES_PER_DRAIN: usize = 256;
@@ -231,6 +234,7 @@ impl<D: Driven> EventLoop<D> {
             Port::Lan => (&mut self.lan, &mut self.wan),
             Port::Wan => (&mut self.wan, &mut self.lan),
         };
+        let mut bytes = 0;
         for _ in 0..FRAMES_PER_ROUND {
             let Some(len) = from.read(&mut self.buffer) else {
                 self.drain(Clock.now());
@@ -240,6 +244,10 @@ impl<D: Driven> EventLoop<D> {
             match self.engine.handle_frame(Clock.now(), port, frame) {
                 Fate::Forward => to.forward(frame),
                 Fate::Taken => {}
+            }
+            bytes += len;
+            if bytes >= FRAME_BYTES_PER_ROUND {
+                break;
             }
         }
         self.has_more = true;
