@@ -86,7 +86,7 @@ def make_payload(path, size, seed):
 
 
 def lab(*arguments, **options):
-    return subprocess.run([LAB, *arguments, "--name", NAME], check=True, text=True, stdout=subprocess.PIPE, **options).stdout
+    return subprocess.run([LAB, arguments[0], "--name", NAME, *arguments[1:]], check=True, text=True, stdout=subprocess.PIPE, **options).stdout
 
 
 def on_host(side, *command, **options):
@@ -105,8 +105,14 @@ def wait_for_channel(seconds=10):
     raise RuntimeError("the appliances found no session within 10 s; see scripts/lab appliance a log")
 
 
+def result(line):
+    """What a transfer program says of itself; one that died says nothing."""
+    return json.loads(line) if line.strip() else {"error": "the transfer program died"}
+
+
 def move(file, size, label):
     """One transfer from host a to host b."""
+    started = time.monotonic()
     receiver = on_host(
         "b", sys.executable, TRANSFER, "receive", "--address", "10.77.0.2", "--bytes", str(size), stderr=subprocess.PIPE
     )
@@ -122,14 +128,14 @@ def move(file, size, label):
     watcher = threading.Thread(target=watch)
     watcher.start()
     sender = on_host("a", sys.executable, TRANSFER, "send", "--address", "10.77.0.2", "--file", file)
-    sent = json.loads(sender.communicate()[0])
-    received = json.loads(receiver.stdout.read())
+    sent = result(sender.communicate()[0])
+    received = result(receiver.stdout.read())
     watcher.join()
     receiver.wait()
     return {
-        "seconds": received["ended"] - sent["started"],
-        "bytes": received["bytes"],
-        "sha256": received["sha256"],
+        "seconds": received.get("ended", time.monotonic()) - sent.get("started", started),
+        "bytes": received.get("bytes", 0),
+        "sha256": received.get("sha256"),
         "error": sent["error"] or received["error"],
     }
 

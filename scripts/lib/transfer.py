@@ -23,7 +23,7 @@ def receive(arguments):
     received, error, reported = 0, None, 0.0
     try:
         while received <= arguments.bytes:
-            count = connection.recv_into(view[received:], 1 << 20)
+            count = connection.recv_into(view[received : received + (1 << 20)])
             if count == 0:
                 break
             received += count
