@@ -32,6 +32,8 @@ pub struct ChannelRun {
     pub streams: usize,
     /// Greedy streams from B to A.
     pub streams_back: usize,
+    /// Streams open no earlier than this: until then the channel idles.
+    pub opens_at: Duration,
     /// Bytes of each stream; `None`: until the time is over.
     pub bytes: Option<u64>,
     /// Length of the run.
@@ -58,6 +60,7 @@ impl ChannelRun {
             seed,
             streams: 1,
             streams_back: 0,
+            opens_at: Duration::ZERO,
             bytes: None,
             duration: Duration::from_secs(10),
             settle: Duration::from_secs(5),
@@ -163,6 +166,7 @@ struct Rig<'a> {
     back_after_settle: u64,
     after_settle: u64,
     up_at: Option<Instant>,
+    opened: bool,
     queue_sum: Duration,
     queue_samples: u32,
     queue_max: Duration,
@@ -262,6 +266,7 @@ impl<'a> Rig<'a> {
             back_after_settle: 0,
             after_settle: 0,
             up_at: None,
+            opened: false,
             queue_sum: Duration::ZERO,
             queue_samples: 0,
             queue_max: Duration::ZERO,
@@ -275,6 +280,15 @@ impl<'a> Rig<'a> {
             self.sides[to.index()].channel.handle_datagram(self.now, to.other().address(), &mut datagram);
             self.spare.push(datagram);
             touched[to.index()] = true;
+        }
+        if !self.opened && self.now >= Instant::ZERO + self.run.opens_at {
+            self.opened = true;
+            for end in End::BOTH {
+                if self.sides[end.index()].channel.is_up() {
+                    self.open_streams(end);
+                    touched[end.index()] = true;
+                }
+            }
         }
         for end in End::BOTH {
             let side = &mut self.sides[end.index()];
@@ -325,6 +339,9 @@ impl<'a> Rig<'a> {
     }
 
     fn open_streams(&mut self, end: End) {
+        if self.now < Instant::ZERO + self.run.opens_at {
+            return;
+        }
         let seed = self.run.seed;
         let side = &mut self.sides[end.index()];
         while side.to_open > 0 {
@@ -431,7 +448,7 @@ impl<'a> Rig<'a> {
         let at = self.now - Instant::ZERO;
         let down = self.run.outages.iter().any(|(from, until)| (*from..*until).contains(&at));
         let bounded = self.run.bytes.is_some() && self.is_complete();
-        down || bounded || (self.run.streams == 0 && self.run.streams_back == 0)
+        down || bounded || at < self.run.opens_at || (self.run.streams == 0 && self.run.streams_back == 0)
     }
 
     fn is_complete(&self) -> bool {
@@ -494,7 +511,7 @@ impl<'a> Rig<'a> {
             ceiling: run.path.ceiling(),
             goodput: BitRate::from_transfer(ByteCount::new(self.after_settle), measured),
             goodput_back: BitRate::from_transfer(ByteCount::new(self.back_after_settle), measured),
-            time_to_90: time_to_90(&self.bins, run, up_at.unwrap_or_default()),
+            time_to_90: time_to_90(&self.bins, run, up_at.unwrap_or_default().max(run.opens_at)),
             handshake: up_at,
             finished,
             retransmitted: share(stats.bytes_retransmitted.as_u64(), b.delivered),

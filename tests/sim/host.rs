@@ -439,7 +439,9 @@ impl Talk {
             }
         }
         // Who has nothing to say listens to the end first, unless both or the script say otherwise.
-        let listens = to_send == 0 && self.plan.bytes[end.other().index()] > 0 && !self.plan.closes_early;
+        let is_asked = end == self.plan.client && self.plan.reply_after_end;
+        let speaks_later = self.plan.bytes[end.other().index()] > 0;
+        let listens = to_send == 0 && speaks_later && !self.plan.closes_early && !is_asked;
         let ready = self.seen.sent == to_send && (!listens || self.seen.ended_at.is_some());
         // smoltcp lets a FIN go although the window is full and then repeats it only after a timeout; kernels wait for
         // room. Small transfers fit any window, so their FIN may ride on their last segment.
