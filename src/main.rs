@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use longhaul::appliance;
 use longhaul::config::{self, Config, LoadError};
 use longhaul::telemetry::{self, Status};
 
@@ -132,12 +133,7 @@ fn run(path: &Path, log: Option<&str>) -> Result<(), Failure> {
     for warning in &warnings.findings {
         tracing::warn!("{}:{}: {}: {}", path.display(), warning.line, warning.field, warning.message);
     }
-    start(config).map_err(|error| Failure::new(EXIT_FAILED, error))
-}
-
-/// The seam to the event loop: becomes `longhaul::appliance::run(config)`.
-fn start(config: Config) -> Result<(), String> {
-    Err(format!("{}: this build has no event loop", config.settings.name))
+    appliance::run(config.into()).map_err(|error| Failure::new(EXIT_FAILED, error))
 }
 
 fn check(path: &Path) -> Result<(), Failure> {

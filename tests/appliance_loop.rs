@@ -14,14 +14,15 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::process::Command;
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use longhaul::appliance::{Driven, Error, ShellConfig, drive};
 use longhaul::buffer::FrameBuf;
-use longhaul::channel::{ChannelStats, Transmit};
-use longhaul::engine::Fate;
+use longhaul::channel::Transmit;
+use longhaul::engine::{EngineStatus, Fate};
 use longhaul::frame::{Port, VNET_HEADER_LEN};
 use longhaul::io::{Clock, FRAME_LEN_MAX, Tap};
 use longhaul::units::Instant;
@@ -37,6 +38,12 @@ const CHANNEL: &str = "127.0.0.1:4510";
 const MIRRORED: u16 = 0x88b6;
 /// Everything else is forwarded.
 const FORWARDED: u16 = 0x88b5;
+
+/// Answered with 20 MB: more than the socket's send buffer holds.
+const FLOOD: &[u8] = b"flood";
+const FLOOD_BATCHES: usize = 300;
+const FLOOD_DATAGRAMS: usize = 50;
+const FLOOD_DATAGRAM: usize = 1300;
 
 /// A stand-in: forwards, mirrors, echoes datagrams in pairs, and wants to be called every `period`.
 #[derive(Default)]
@@ -67,6 +74,10 @@ impl Driven for StandIn {
     }
 
     fn handle_datagram(&mut self, _: Instant, from: SocketAddr, datagram: &mut [u8]) {
+        if datagram == FLOOD {
+            self.echoes.extend((0..FLOOD_BATCHES).map(|_| (from, vec![0; FLOOD_DATAGRAM * FLOOD_DATAGRAMS])));
+            return;
+        }
         self.echoes.push_back((from, datagram.repeat(2)));
     }
 
@@ -78,7 +89,8 @@ impl Driven for StandIn {
     }
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.deadline
+        // As a paced engine's: what it has to send was due long ago.
+        if self.echoes.is_empty() { self.deadline } else { Some(Instant::ZERO) }
     }
 
     fn poll_frame(&mut self) -> Option<(Port, FrameBuf)> {
@@ -88,7 +100,8 @@ impl Driven for StandIn {
     fn poll_transmit(&mut self, _: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
         let (destination, bytes) = self.echoes.pop_front()?;
         out.extend_from_slice(&bytes);
-        Some(Transmit { destination, segment_size: bytes.len() / 2, len: bytes.len() })
+        let segment_size = if bytes.len() > 2 * FLOOD_DATAGRAM { FLOOD_DATAGRAM } else { bytes.len() / 2 };
+        Some(Transmit { destination, segment_size, len: bytes.len() })
     }
 
     fn recycle(&mut self, _: FrameBuf) {
@@ -100,7 +113,7 @@ impl Driven for StandIn {
         self.frames.push_back((Port::Lan, FrameBuf::from_bytes(&frame(FORWARDED, u32::MAX, 60))));
     }
 
-    fn channel_stats(&self) -> Option<ChannelStats> {
+    fn status(&self, _: usize) -> Option<EngineStatus> {
         None
     }
 }
@@ -125,6 +138,7 @@ impl Running {
             listen: Some(CHANNEL.parse().unwrap()),
             status_socket: Some(status_socket.clone()),
             name: test.into(),
+            rules: Vec::new(),
         };
         let seen = Arc::clone(&stand_in.seen);
         let (stop, stopped) = oneshot::channel();
@@ -209,7 +223,9 @@ fn forwarded_frames_leave_the_other_port_unchanged_and_in_order_both_ways() {
         }
         let (_, counters) = running.status();
         assert!(counters["lan_frames_read"] >= 2500 && counters["lan_frames_written"] >= 2500);
-        assert_eq!(counters["lan_dropped_busy"] + counters["wan_dropped_busy"], 0);
+        for fault in ["busy", "down", "refused"] {
+            assert_eq!(counters[&format!("lan_dropped_{fault}")] + counters[&format!("wan_dropped_{fault}")], 0);
+        }
         running.stop();
     });
 }
@@ -239,6 +255,36 @@ fn frames_and_datagrams_of_the_engine_leave_and_its_buffers_come_back() {
         let (_, counters) = running.status();
         assert_eq!((counters["udp_datagrams_received"], counters["udp_datagrams_sent"]), (500, 1000));
         assert_eq!(running.stop().lock().unwrap().recycled, 601);
+    });
+}
+
+#[test]
+fn a_full_socket_is_waited_for_without_loss_without_spinning_and_without_stopping_the_bridge() {
+    in_namespace(|| {
+        let limited = Command::new("tc")
+            .args("qdisc add dev lo root tbf rate 160mbit burst 100000 limit 100000000".split(' '))
+            .status()
+            .expect("iproute2 is installed");
+        assert!(limited.success());
+        let running = Running::start("full", StandIn::default());
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        client.send_to(FLOOD, CHANNEL).unwrap();
+        let mut number = 0;
+        let mut counters = running.status().1;
+        let rounds = counters["loop_rounds"];
+        while counters["udp_datagrams_sent"] < (FLOOD_BATCHES * FLOOD_DATAGRAMS) as u64 {
+            assert!(number < 200, "the flood never ends: {counters:?}");
+            running.x.try_write(&frame(FORWARDED, number, 100)).unwrap();
+            assert_eq!(read_frame(&running.y), Some(frame(FORWARDED, number, 100)));
+            number += 1;
+            thread::sleep(Duration::from_millis(20));
+            counters = running.status().1;
+        }
+        assert!(counters["udp_send_blocked"] > 0, "the test meant to fill the socket");
+        assert_eq!(counters["udp_send_refused"], 0);
+        let rounds = counters["loop_rounds"] - rounds;
+        assert!(rounds < 2000, "{rounds} rounds");
+        running.stop();
     });
 }
 
@@ -319,9 +365,54 @@ fn what_cannot_be_opened_is_named() {
             listen: Some(listen.parse().unwrap()),
             status_socket: None,
             name: "error".into(),
+            rules: Vec::new(),
         };
         let start = |shell| drive(shell, StandIn::default(), std::future::pending()).unwrap_err().to_string();
         assert!(start(shell("lo", CHANNEL)).starts_with("TAP lo: "));
         assert!(start(shell("lh-l", "192.0.2.1:4510")).starts_with("channel address 192.0.2.1:4510: "));
+    });
+}
+
+/// How much TCP a host gets through the loop when everything is forwarded, and at what cost.
+/// `cargo test --release --test appliance_loop -- --ignored --nocapture`; needs iperf3.
+#[test]
+#[ignore = "a measurement"]
+fn forwarding_throughput() {
+    in_namespace(|| {
+        let running = Running::start("throughput", StandIn::default());
+        let (addressed, in_place) = (Arc::new(Barrier::new(3)), Arc::new(Barrier::new(3)));
+        let hosts: Vec<_> = [("10.9.0.1", "-s -1"), ("10.9.0.2", "-c 10.9.0.1 -t 5 -f m")]
+            .into_iter()
+            .enumerate()
+            .map(|(number, (address, arguments))| {
+                let (addressed, in_place) = (Arc::clone(&addressed), Arc::clone(&in_place));
+                let (tell, told) = std::sync::mpsc::channel();
+                let host = thread::spawn(move || {
+                    in_namespace(move || {
+                        let thread = std::fs::read_link("/proc/thread-self").unwrap();
+                        tell.send(thread.file_name().unwrap().to_str().unwrap().to_owned()).unwrap();
+                        addressed.wait();
+                        let link = format!("lh-h{number}");
+                        ip(&format!("addr add {address}/24 dev {link}"));
+                        ip(&format!("link set {link} up"));
+                        in_place.wait();
+                        thread::sleep(Duration::from_millis(300 * number as u64));
+                        let output = Command::new("iperf3").args(arguments.split(' ')).output().expect("iperf3");
+                        println!("{}", String::from_utf8_lossy(&output.stdout));
+                    });
+                });
+                let pid = told.recv().unwrap();
+                ip(&format!("link add lh-v{number} type veth peer name lh-h{number} netns {pid}"));
+                ip(&format!("link set lh-v{number} up master {}", ["lh-br-l", "lh-br-w"][number]));
+                host
+            })
+            .collect();
+        addressed.wait();
+        in_place.wait();
+        for host in hosts {
+            host.join().unwrap();
+        }
+        println!("{:#?}", running.status().1);
+        running.stop();
     });
 }

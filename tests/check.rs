@@ -4,9 +4,12 @@
 //! `# expect LINE[:COLUMN] TEXT`, where TEXT is part of the message.
 
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use longhaul::telemetry::Status;
 
 /// A message longer than this scrolls its beginning away on a console of 25 lines.
 const SCREEN_LINES: usize = 24;
@@ -241,4 +244,30 @@ fn status_without_an_appliance_says_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(stderr.contains("is `longhaul run` running?") && stderr.contains("--socket"), "{stderr}");
+}
+
+#[test]
+fn status_is_told_as_tables_and_as_json() {
+    let scratch = Scratch::new("answer");
+    let peer = scratch.keygen("peer.key");
+    let mut text = fs::read_to_string(scratch.config(&peer)).unwrap();
+    text.push_str("status_socket: status.sock\n");
+    let config = scratch.write("site-a.yaml", text);
+    let socket = scratch.0.join("status.sock");
+    let listener = longhaul::telemetry::bind_status_socket(&socket).unwrap();
+    listener.set_nonblocking(false).unwrap();
+    let status = Status { name: "site-a".to_owned(), version: "9".to_owned(), ..Status::default() };
+    let (socket, config) = (socket.to_str().unwrap(), config.to_str().unwrap());
+    for (args, expected) in [
+        (["--socket", socket].as_slice(), status.to_string()),
+        (["--config", config].as_slice(), status.to_string()),
+        (["--json", "--socket", socket].as_slice(), status.to_document()),
+    ] {
+        let output = std::thread::scope(|scope| {
+            scope.spawn(|| listener.accept().unwrap().0.write_all(status.to_document().as_bytes()).unwrap());
+            longhaul(&[&["status"], args].concat())
+        });
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected, "{args:?}");
+        assert!(output.status.success());
+    }
 }

@@ -23,7 +23,7 @@ const FILE_LINES_MAX: usize = 700;
 /// Where system calls are made.
 const UNSAFE_ROOMS: [&str; 2] = ["io", "bin/wanem"];
 /// Third-party crates without an owner: vocabulary that any room may speak.
-const COMMON_CRATES: [&str; 5] = ["rand", "rand_chacha", "serde", "thiserror", "tracing"];
+const COMMON_CRATES: [&str; 6] = ["rand", "rand_chacha", "serde", "smallvec", "thiserror", "tracing"];
 /// Third-party crates without a single owner that still belong to the edge.
 const EDGE_CRATES: [&str; 2] = ["serde_json", "socket2"];
 /// The binaries' level has many crates in common with the rooms they drive: arguments and a small shell of their own.

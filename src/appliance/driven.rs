@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use crate::buffer::FrameBuf;
-use crate::channel::{ChannelStats, Transmit};
-use crate::engine::{Engine, Fate};
+use crate::channel::Transmit;
+use crate::engine::{Engine, EngineStatus, Fate};
 use crate::frame::Port;
 use crate::units::Instant;
 
@@ -19,7 +19,8 @@ pub trait Driven {
     fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit>;
     fn recycle(&mut self, frame: FrameBuf);
     fn shutdown(&mut self, now: Instant);
-    fn channel_stats(&self) -> Option<ChannelStats>;
+    /// What the status document tells; at most `bypassed_max` bypassed connections.
+    fn status(&self, bypassed_max: usize) -> Option<EngineStatus>;
 }
 
 impl Driven for Engine {
@@ -55,7 +56,7 @@ impl Driven for Engine {
         Engine::shutdown(self, now);
     }
 
-    fn channel_stats(&self) -> Option<ChannelStats> {
-        Engine::channel_stats(self)
+    fn status(&self, bypassed_max: usize) -> Option<EngineStatus> {
+        Some(Engine::status(self, bypassed_max))
     }
 }

@@ -18,7 +18,7 @@ use super::bridge_port::{BridgePort, PortError};
 use super::channel_port::ChannelPort;
 use super::counters::LoopCounters;
 use super::driven::Driven;
-use super::status::{StatusPort, status_json};
+use super::status::{self, StatusPort};
 use super::watch::watch;
 use super::{Error, ShellConfig};
 use crate::engine::Fate;
@@ -29,8 +29,11 @@ use crate::units::Instant;
 /// Frames read from one TAP in one round.
 const FRAMES_PER_ROUND: usize = 64;
 
-/// Receive calls on the channel's socket in one round; each takes up to 8 coalesced batches.
-const RECEIVES_PER_ROUND: usize = 8;
+/// The same in bytes: 64 super-segments would be 4 MiB and keep a paced sender waiting for 5 ms.
+const FRAME_BYTES_PER_ROUND: usize = 512 * 1024;
+
+/// Receive calls on the channel's socket in one round; each takes up to 8 coalesced batches, 512 KiB.
+const RECEIVES_PER_ROUND: usize = 2;
 
 /// Frames taken from the engine between two sources.
 const WRITES_PER_DRAIN: usize = 256;
@@ -63,6 +66,7 @@ impl Ready {
 pub(super) struct EventLoop<D> {
     engine: D,
     name: String,
+    rules: Vec<String>,
     started: Instant,
     lan: BridgePort,
     wan: BridgePort,
@@ -98,6 +102,7 @@ impl<D: Driven> EventLoop<D> {
         Ok(EventLoop {
             engine,
             name: shell.name,
+            rules: shell.rules,
             started: Clock.now(),
             lan,
             wan,
@@ -229,6 +234,7 @@ impl<D: Driven> EventLoop<D> {
             Port::Lan => (&mut self.lan, &mut self.wan),
             Port::Wan => (&mut self.wan, &mut self.lan),
         };
+        let mut bytes = 0;
         for _ in 0..FRAMES_PER_ROUND {
             let Some(len) = from.read(&mut self.buffer) else {
                 self.drain(Clock.now());
@@ -238,6 +244,10 @@ impl<D: Driven> EventLoop<D> {
             match self.engine.handle_frame(Clock.now(), port, frame) {
                 Fate::Forward => to.forward(frame),
                 Fate::Taken => {}
+            }
+            bytes += len;
+            if bytes >= FRAME_BYTES_PER_ROUND {
+                break;
             }
         }
         self.has_more = true;
@@ -279,11 +289,13 @@ impl<D: Driven> EventLoop<D> {
 
     fn serve(&mut self, client: io::Result<UnixStream>, now: Instant) {
         self.collect();
-        let Some(status) = &self.status else { return };
+        let Some(port) = &self.status else { return };
         let served = match client {
             Ok(stream) => {
-                let document = status_json(&self.name, now - self.started, &self.engine, &self.counters);
-                status.serve(stream, document)
+                let engine = self.engine.status(status::BYPASSED_MAX);
+                let names = (self.name.as_str(), self.rules.as_slice());
+                let document = status::document(names, (self.started, now), engine, &self.counters);
+                port.serve(stream, document.to_document())
             }
             Err(error) => {
                 tracing::warn!(%error, "a status connection could not be taken");

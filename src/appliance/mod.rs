@@ -30,8 +30,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use counters::{LoopCounters, PortCounters};
 pub use driven::Driven;
-pub use status::status_json;
 
+use crate::config::Config;
 use crate::engine::{Engine, EngineConfig};
 use crate::io::{Clock, TapError};
 use event_loop::EventLoop;
@@ -43,6 +43,23 @@ pub struct ApplianceConfig {
     pub engine: EngineConfig,
     /// What it is attached to.
     pub shell: ShellConfig,
+}
+
+impl From<Config> for ApplianceConfig {
+    fn from(config: Config) -> Self {
+        let Config { settings, engine } = config;
+        ApplianceConfig {
+            shell: ShellConfig {
+                lan_tap: settings.lan.tap,
+                wan_tap: settings.wan.tap,
+                listen: settings.channel.map(|channel| channel.listen),
+                status_socket: Some(settings.status_socket),
+                name: settings.name,
+                rules: engine.rules.list().iter().map(|rule| rule.name.clone()).collect(),
+            },
+            engine,
+        }
+    }
 }
 
 /// Where an appliance reaches the world.
@@ -58,6 +75,8 @@ pub struct ShellConfig {
     pub status_socket: Option<PathBuf>,
     /// The appliance's name in status and logs.
     pub name: String,
+    /// Names of the engine's rules, in their order.
+    pub rules: Vec<String>,
 }
 
 /// The appliance could not start.

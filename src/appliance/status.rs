@@ -1,18 +1,17 @@
 //! The status document and who asks for it.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::counters::LoopCounters;
-use super::driven::Driven;
+use crate::engine::{self, BypassStatus, EngineStatus, FlowStage, Role};
+use crate::telemetry::{self, ChannelStatus, FlowStatus, ReasonCount, Status, StatusVerdict};
 use crate::units::Instant;
 
 /// Clients served at the same time; more are turned away.
@@ -24,30 +23,112 @@ const CLIENT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long no connection is taken after one could not be (no descriptor left).
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
+/// Bypassed connections listed at most: the last seen.
+pub(super) const BYPASSED_MAX: usize = 256;
+
 /// The status document: one line of JSON. Counters count from the start of the appliance.
-pub fn status_json(name: &str, uptime: Duration, engine: &impl Driven, counters: &LoopCounters) -> String {
-    let channel = engine.channel_stats().map(|stats| {
-        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
-        json!({
-            "state": format!("{:?}", stats.state).to_lowercase(),
-            "peer_address": stats.peer_address,
-            "srtt_us": stats.srtt.map(micros),
-            "min_rtt_us": stats.min_rtt.map(micros),
-            "delivery_rate_bps": stats.delivery_rate.as_bps(),
-            "pacing_rate_bps": stats.pacing_rate.as_bps(),
-            "backlog_bytes": stats.backlog.as_u64(),
-            "datagrams_sent": stats.datagrams_sent,
-            "datagrams_lost": stats.datagrams_lost,
-        })
-    });
-    let document = json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "name": name,
-        "uptime_s": uptime.as_secs(),
-        "channel": channel,
-        "counters": counters.by_name(),
-    });
-    format!("{document}\n")
+pub(super) fn document(
+    (name, rules): (&str, &[String]),
+    (started, now): (Instant, Instant),
+    engine: Option<EngineStatus>,
+    counters: &LoopCounters,
+) -> Status {
+    let mut status = Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        name: name.to_owned(),
+        uptime_s: (now - started).as_secs(),
+        counters: counters.by_name(),
+        ..Status::default()
+    };
+    let Some(engine) = engine else { return status };
+    status.channel = engine.channel.as_ref().map(ChannelStatus::from);
+    status.counters.extend(engine_counters(&engine).map(|(name, value)| (name.to_owned(), value)));
+    status.reasons = engine
+        .bypass_counters
+        .iter()
+        .map(|&(reason, count)| ReasonCount { number: reason.number().into(), name: reason.name().to_owned(), count })
+        .collect();
+    let rule_name = |rule: Option<usize>| rule.and_then(|index| rules.get(index).cloned());
+    let accelerated = engine.flows.iter().map(|flow| accelerated(flow, now, rule_name(flow.rule)));
+    let bypassed = engine.bypassed.iter().map(|passing| bypassed(passing, now, rule_name(passing.flow.rule)));
+    status.flows = accelerated.chain(bypassed).collect();
+    status
+}
+
+fn engine_counters(engine: &EngineStatus) -> [(&'static str, u64); 20] {
+    let counters = &engine.counters;
+    let live = |bytes: fn(&engine::FlowStatus) -> u64| engine.flows.iter().map(bytes).sum::<u64>();
+    [
+        ("frames_forwarded", counters.frames_forwarded),
+        ("frames_taken", counters.frames_taken),
+        ("dropped_bad_checksum", counters.bad_checksum),
+        ("dropped_stray_segments", counters.stray_segments),
+        ("dropped_late_segments", counters.late_segments),
+        ("flows_opened", counters.flows_opened),
+        ("flows_finished", counters.flows_finished),
+        ("flows_reset", counters.flows_reset),
+        ("opens_refused", counters.opens_refused),
+        ("opens_declined", counters.opens_declined),
+        ("probes_sent", counters.probes_sent),
+        ("orphans_reset", counters.orphans_reset),
+        ("orphans", engine.orphans as u64),
+        ("lan_retransmissions", counters.lan_retransmissions + live(|flow| flow.lan_retransmissions)),
+        ("tcp_panics", counters.panics),
+        ("peer_faults", counters.peer_faults),
+        ("memory_bytes", engine.memory.as_u64()),
+        ("flows", engine.flows.len() as u64),
+        ("relayed_source_bytes", counters.relayed_source + live(|flow| flow.codec.source.as_u64())),
+        ("relayed_encoded_bytes", counters.relayed_encoded + live(|flow| flow.codec.encoded.as_u64())),
+    ]
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn accelerated(flow: &engine::FlowStatus, now: Instant, rule: Option<String>) -> FlowStatus {
+    let state = match (flow.stage, flow.role) {
+        (FlowStage::Opening, _) => "opening",
+        (FlowStage::Resolving, _) => "resolving",
+        (FlowStage::Connecting, _) => "connecting",
+        (FlowStage::Relaying, Role::Near) => "near",
+        (FlowStage::Relaying, Role::Far) => "far",
+    };
+    FlowStatus {
+        vlans: flow.key.vlans.0.into_iter().flatten().collect(),
+        src: flow.key.src,
+        dst: flow.key.dst,
+        verdict: StatusVerdict::Accelerate,
+        reason: None,
+        reason_name: None,
+        rule,
+        state: state.to_owned(),
+        age_ms: millis(now - flow.opened_at),
+        bytes_in: flow.from_host.as_u64(),
+        bytes_out: flow.to_host.as_u64(),
+        channel_bytes_out: flow.codec.encoded.as_u64(),
+        channel_bytes_in: flow.from_peer_encoded.as_u64(),
+        compression_given_up: flow.codec.given_up,
+    }
+}
+
+fn bypassed(passing: &BypassStatus, now: Instant, rule: Option<String>) -> FlowStatus {
+    FlowStatus {
+        vlans: passing.key.vlans.0.into_iter().flatten().collect(),
+        src: passing.key.src,
+        dst: passing.key.dst,
+        verdict: StatusVerdict::Bypass,
+        reason: Some(passing.flow.reason.number().into()),
+        reason_name: Some(passing.flow.reason.name().to_owned()),
+        rule,
+        state: "passing".to_owned(),
+        age_ms: millis(now - passing.flow.first_seen),
+        bytes_in: passing.flow.bytes,
+        bytes_out: 0,
+        channel_bytes_out: 0,
+        channel_bytes_in: 0,
+        compression_given_up: false,
+    }
 }
 
 /// The local socket that hands the document out: connect, read to the end.
@@ -59,15 +140,9 @@ pub(super) struct StatusPort {
 }
 
 impl StatusPort {
-    /// Takes the place of a socket that an appliance left behind when it died.
+    /// Listens; takes the place of a socket that an appliance left behind when it died.
     pub(super) fn bind(path: &Path) -> io::Result<Self> {
-        if std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
-        {
-            std::fs::remove_file(path)?;
-        }
-        let listener = UnixListener::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+        let listener = UnixListener::from_std(telemetry::bind_status_socket(path)?)?;
         Ok(StatusPort { listener, path: path.to_owned(), clients: Arc::new(()), paused_until: None })
     }
 

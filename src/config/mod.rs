@@ -187,3 +187,6 @@ fn read_file(path: &Path) -> Result<Vec<u8>, FileError> {
     }
     Ok(text)
 }
+
+#[cfg(test)]
+mod tests;

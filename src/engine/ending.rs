@@ -89,6 +89,9 @@ impl Engine {
         {
             channel.reset(flow.stream, code);
         }
+        let codec = flow.relay.codec();
+        self.counters.relayed_source += codec.source.as_u64();
+        self.counters.relayed_encoded += codec.encoded.as_u64();
         if let Some(endpoint) = &mut flow.endpoint {
             let is_alive = matches!(endpoint.state(), EndpointState::Opening | EndpointState::Open);
             if is_alive {

@@ -48,11 +48,12 @@ impl Engine {
         {
             return Fate::Forward;
         }
+        // Whatever becomes of it, it begins a new connection.
+        self.closed.forget(&key);
+        self.orphans.forget(&key, &mut self.timers);
         match self.admit(now, frame, segment) {
             Ok(()) => {
-                self.closed.forget(&key);
                 self.bypass.forget(&key);
-                self.orphans.forget(&key, &mut self.timers);
                 Fate::Taken
             }
             Err((reason, rule)) => {

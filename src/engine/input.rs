@@ -1,6 +1,6 @@
 //! What becomes of a frame: forward it, learn from it, or hand it to the flow it belongs to.
 
-use crate::frame::{Classified, Port, TcpSegment, Untouchable, classify};
+use crate::frame::{Classified, FlowKey, Port, TcpSegment, Untouchable, classify};
 use crate::rules::Action;
 use crate::units::{ByteCount, Instant};
 
@@ -54,6 +54,7 @@ impl Engine {
             if port == Port::Wan && segment.flags.opens() && self.is_withdrawn(id) {
                 // The opener's appliance has let the SYN go after all: leave the connection to the hosts.
                 self.abandon(now, id);
+                self.expect_answer(&key);
                 return Fate::Forward;
             }
             return self.handle_stray(id);
@@ -62,6 +63,7 @@ impl Engine {
             Port::Wan => {
                 if segment.flags.opens() {
                     self.bypass.count(BypassReason::WanInitiated);
+                    self.expect_answer(&key);
                 }
                 Fate::Forward
             }
@@ -95,6 +97,12 @@ impl Engine {
         }
         self.counters.stray_segments += 1;
         Fate::Taken
+    }
+
+    /// A SYN passes: what is remembered of an earlier connection with its addresses must not meet the answer.
+    fn expect_answer(&mut self, key: &FlowKey) {
+        self.closed.forget(&key.reversed());
+        self.orphans.forget(&key.reversed(), &mut self.timers);
     }
 
     /// Whether a SYN of the opener that came by the WAN port can be believed: it has let nothing through this flow yet,

@@ -96,6 +96,10 @@ pub struct Counters {
     pub orphans_reset: u64,
     /// Segments that had to be sent to our hosts again, of flows that have ended.
     pub lan_retransmissions: u64,
+    /// Payload taken from hosts of flows that have ended, before compression.
+    pub relayed_source: u64,
+    /// The same as it went to the peer.
+    pub relayed_encoded: u64,
     /// Panics of the TCP stack; each ended its flow.
     pub panics: u64,
     /// Messages or blocks of the peer that were not valid.

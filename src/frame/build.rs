@@ -24,8 +24,9 @@ pub struct MalformedPacket;
 /// Puts the virtio-net and the Ethernet header in front of the TCP/IP packet in `frame`.
 ///
 /// The packet may be a super-segment: what is longer than `mss` bytes of payload is left to the kernel to cut into
-/// segments of `mss`. The TCP checksum is left to the kernel (the pseudo-header's sum is put in place), the IPv4 header checksum
-/// is computed here, since a zero one makes bridges drop the packet. `frame` needs its headroom. On error it is unchanged.
+/// segments of `mss`. The TCP checksum is left to the kernel (the pseudo-header's sum is put in place), the IPv4 header
+/// checksum is computed here, since a zero one makes bridges drop the packet. `frame` needs its headroom. On error it
+/// is unchanged.
 pub fn encapsulate_tcp(frame: &mut FrameBuf, l2: &L2Header, mss: u16) -> Result<(), MalformedPacket> {
     let version = frame.first().map(|byte| byte >> 4);
     let (ip_len, ether_type, gso_type) = match version {

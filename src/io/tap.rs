@@ -89,7 +89,9 @@ impl TapFault {
     /// The meaning of an error of [`Tap::try_read`] or [`Tap::try_write`].
     pub fn of(error: &io::Error) -> TapFault {
         match error.raw_os_error() {
-            Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => TapFault::Busy,
+            // An event loop's own "not ready" has no number.
+            _ if error.kind() == io::ErrorKind::WouldBlock => TapFault::Busy,
+            Some(libc::ENOBUFS | libc::ENOMEM | libc::EINTR) => TapFault::Busy,
             Some(libc::EIO | libc::ENETDOWN) => TapFault::Down,
             Some(libc::EBADFD | libc::ENODEV | libc::ENXIO | libc::EBADF) => TapFault::Gone,
             _ => TapFault::Refused,
@@ -266,6 +268,7 @@ mod tests {
         ] {
             assert_eq!(TapFault::of(&io::Error::from_raw_os_error(errno)), fault, "{errno}");
         }
+        assert_eq!(TapFault::of(&io::ErrorKind::WouldBlock.into()), TapFault::Busy);
     }
 
     #[test]

@@ -9,13 +9,14 @@ use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{self, State};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 
-use super::device::{Card, Egress, FRAMES_MAX, super_segment_len};
-use super::host_packet::{Fields, HostPackets};
-use super::recovery::{Recovery, sacked_above};
-use super::sequence::{Sequence, at_or_after};
+use super::device::{Card, Egress, FRAMES_MAX};
+use super::host_packet::HostPackets;
+use super::input::MSS_MIN;
+use super::recovery::Recovery;
+use super::sequence::Sequence;
 use super::{EndpointConfig, EndpointState, EndpointStats};
 use crate::buffer::{FrameBuf, FramePool};
-use crate::frame::{FlowKey, L2Header, TCP_HEADER_LEN, TcpFlags, TcpSegment, VlanIds, bare_rst};
+use crate::frame::{FlowKey, L2Header, TcpSegment, VlanIds, bare_rst};
 use crate::units::Instant;
 
 /// Largest buffer: smoltcp refuses more than 1 GiB, window scaling ends there (RFC 7323 section 2.3).
@@ -31,28 +32,25 @@ const SILENCE_LIMIT: Duration = Duration::from_secs(100);
 /// When smoltcp still says "now" right after a poll, it is asked again after this.
 const IDLE_RETRY: Duration = Duration::from_millis(10);
 
-/// Smallest MSS believed (Linux's `TCP_MIN_SND_MSS`, and smoltcp's).
-const MSS_MIN: u16 = 48;
-
 /// One TCP connection to a host, ours end to end.
 pub struct Endpoint {
     /// Direction host to us.
-    key: FlowKey,
+    pub(super) key: FlowKey,
     /// `None` after a panic, or when the connection could not be built.
-    stack: Option<Stack>,
+    pub(super) stack: Option<Stack>,
     /// smoltcp's state after the last call.
-    socket_state: State,
-    egress: Egress,
-    host_packets: HostPackets,
-    recovery: Recovery,
+    pub(super) socket_state: State,
+    pub(super) egress: Egress,
+    pub(super) host_packets: HostPackets,
+    pub(super) recovery: Recovery,
     /// How the connection ended.
-    ended: Option<EndpointState>,
+    pub(super) ended: Option<EndpointState>,
     /// Bytes read, modulo 2^32.
     read: u32,
-    fin_received: bool,
+    pub(super) fin_received: bool,
     finish_requested: bool,
     /// Window field of the last segment taken.
-    host_window: u16,
+    pub(super) host_window: u16,
     /// Something happened since the last poll.
     is_due: bool,
     opened_at: Instant,
@@ -65,14 +63,14 @@ pub struct Endpoint {
     panics: u64,
 }
 
-struct Stack {
-    interface: Interface,
-    sockets: SocketSet<'static>,
+pub(super) struct Stack {
+    pub(super) interface: Interface,
+    pub(super) sockets: SocketSet<'static>,
     handle: SocketHandle,
 }
 
 impl Stack {
-    fn socket(&self) -> &tcp::Socket<'static> {
+    pub(super) fn socket(&self) -> &tcp::Socket<'static> {
         self.sockets.get(self.handle)
     }
 
@@ -146,7 +144,7 @@ impl Endpoint {
     }
 
     /// Calls `f` on the stack. A panic inside ends the connection with a reset.
-    fn run<R>(&mut self, now: Instant, f: impl FnOnce(&mut Stack, &mut Egress) -> R) -> Option<R> {
+    pub(super) fn run<R>(&mut self, now: Instant, f: impl FnOnce(&mut Stack, &mut Egress) -> R) -> Option<R> {
         let (stack, egress) = (self.stack.as_mut()?, &mut self.egress);
         if let Ok(result) = catch_unwind(AssertUnwindSafe(|| f(stack, egress))) {
             return Some(result);
@@ -165,23 +163,8 @@ impl Endpoint {
         None
     }
 
-    /// Hands one packet to smoltcp.
-    fn feed(&mut self, now: Instant, packet: &[u8]) {
-        self.run(now, |stack, egress| feed(stack, egress, now, packet));
-    }
-
-    /// Hands `count` copies of a made-up packet to smoltcp.
-    fn feed_made(&mut self, now: Instant, fields: Fields, options: &[u8], count: usize) {
-        let mut packets = std::mem::take(&mut self.host_packets);
-        let packet = packets.write(fields, options);
-        for _ in 0..count {
-            self.feed(now, packet);
-        }
-        self.host_packets = packets;
-    }
-
     /// The next sequence number we expect of the host; `None` before its SYN.
-    fn rcv_nxt(&self) -> Option<u32> {
+    pub(super) fn rcv_nxt(&self) -> Option<u32> {
         let behind_syn = self.egress.sequence.irs?.wrapping_add(1).wrapping_add(self.read);
         Some(behind_syn.wrapping_add(self.readable() as u32).wrapping_add(u32::from(self.fin_received)))
     }
@@ -205,146 +188,6 @@ impl Endpoint {
             }
         }
         self.settle();
-    }
-
-    /// The host's SYN or SYN-ACK.
-    fn on_syn(&mut self, now: Instant, segment: &TcpSegment<'_>) {
-        let ip_header_len = self.host_packets.ip_header_len();
-        // RFC 9293 section 3.7.1: 536 and 1220 where nothing is announced. Zero counts as nothing.
-        let default = if ip_header_len == 20 { 536 } else { 1220 };
-        let announced = segment.options.mss.filter(|&mss| mss != 0).unwrap_or(default);
-        let mss = announced.min(self.egress.mss_announced).max(MSS_MIN);
-        let [high, low] = super_segment_len(mss, ip_header_len).to_be_bytes();
-        let mut options = vec![2, 4, high, low];
-        if let Some(shift) = segment.options.window_scale {
-            // RFC 7323 section 2.3: a shift above 14 counts as 14.
-            options.extend_from_slice(&[1, 3, 3, shift.min(14)]);
-        }
-        if segment.options.sack_permitted {
-            options.extend_from_slice(&[1, 1, 4, 2]);
-        }
-        let flags = TcpFlags(segment.flags.0 & TcpFlags::SYN.union(TcpFlags::ACK).0);
-        let fields = Fields { flags, seq: segment.seq, ack: segment.ack, window: segment.window };
-        let before = self.socket_state;
-        self.feed_made(now, fields, &options, 1);
-        if self.stack.as_ref().is_some_and(|stack| stack.socket().state() != before) {
-            self.egress.mss = mss;
-            let sequence = &mut self.egress.sequence;
-            sequence.irs = Some(segment.seq);
-            sequence.acked = segment.seq;
-            if sequence.snd_max.is_some() {
-                sequence.settle_shift(segment.options.window_scale.is_some());
-            }
-            self.on_ack(now, segment, 0);
-        }
-    }
-
-    /// A segment after the SYNs.
-    fn on_synchronized(&mut self, now: Instant, segment: &TcpSegment<'_>) {
-        let Some(rcv_nxt) = self.rcv_nxt() else { return };
-        let sequence = self.egress.sequence;
-        let len = segment.payload.len() as u32;
-        if segment.flags.rst() {
-            // RFC 5961 section 3.2. A reset may carry a text, which is not part of the stream.
-            if segment.seq == rcv_nxt {
-                let fields = Fields { flags: segment.flags, seq: segment.seq, ack: segment.ack, window: 0 };
-                self.feed_made(now, fields, &[], 1);
-            } else if at_or_after(segment.seq, rcv_nxt) && !at_or_after(segment.seq, sequence.rcv_edge) {
-                self.challenge(now, rcv_nxt);
-            }
-            return;
-        }
-        let acks_unsent = segment.flags.ack()
-            && !sequence.is_acceptable_ack(segment.ack)
-            && at_or_after(segment.ack, sequence.snd_una)
-            && self.socket_state != State::SynReceived;
-        if segment.flags.syn() || acks_unsent {
-            return self.challenge(now, rcv_nxt);
-        }
-        let end = segment.seq.wrapping_add(len);
-        if self.fin_received && len > 0 && end != rcv_nxt && at_or_after(end, rcv_nxt) {
-            // Bytes behind the host's own FIN. (In its place: a keep-alive with a byte, which wants its answer.)
-            return;
-        }
-        let Some(stack) = self.stack.as_ref() else { return };
-        let queued = stack.socket().send_queue();
-        if len == 0
-            && !segment.flags.fin()
-            && queued == 0
-            && segment.ack == sequence.snd_una
-            && sequence.is_in_flight()
-            && segment.window == self.host_window
-        {
-            // Three of these while only our FIN is in flight stop smoltcp's timer, and the FIN is never sent again.
-            return;
-        }
-        if segment.flags.fin() && !at_or_after(sequence.rcv_edge, end) {
-            let mut packet = segment.ip_packet.to_vec();
-            packet[segment.tcp_offset + 13] &= !TcpFlags::FIN.0;
-            self.feed(now, &packet);
-        } else {
-            self.feed(now, segment.ip_packet);
-        }
-        self.on_ack(now, segment, queued);
-    }
-
-    /// Has smoltcp answer with a challenge ACK (RFC 5961 section 7: rate-limited, by smoltcp, to one a second): to it,
-    /// a segment one below the window is a keep-alive.
-    fn challenge(&mut self, now: Instant, rcv_nxt: u32) {
-        let seq = rcv_nxt.wrapping_sub(1);
-        self.feed_made(now, self.pure_ack(seq), &[], 1);
-    }
-
-    fn pure_ack(&self, seq: u32) -> Fields {
-        Fields { flags: TcpFlags::ACK, seq, ack: self.egress.sequence.snd_una, window: self.host_window }
-    }
-
-    /// Follows the acknowledgement of a segment that smoltcp was fed while `queued` bytes were in its send buffer.
-    fn on_ack(&mut self, now: Instant, segment: &TcpSegment<'_>, queued: usize) {
-        let Some(stack) = self.stack.as_ref() else { return };
-        let (state, left) = (stack.socket().state(), stack.socket().send_queue());
-        let ack = segment.ack;
-        let advances = ack != self.egress.sequence.snd_una;
-        let was_taken = !advances || left != queued || state != self.socket_state;
-        if !segment.flags.ack() || !was_taken || !self.egress.sequence.is_acceptable_ack(ack) {
-            return;
-        }
-        // The window of a SYN is not scaled (RFC 7323 section 2.2), those of made-up segments are.
-        let shift = segment.options.window_scale.filter(|_| segment.flags.syn()).map_or(0, |shift| shift.min(14));
-        self.host_window = segment.window >> shift;
-        self.egress.sequence.snd_una = ack;
-        let sequence = self.egress.sequence;
-        if advances {
-            self.recovery.on_progress(now, ack, sequence.is_in_flight());
-        }
-        let Some(sent_to) = sequence.snd_max.filter(|_| left > 0) else { return };
-        let header_end = segment.ip_packet.len() - segment.payload.len();
-        let options = &segment.ip_packet[segment.tcp_offset + TCP_HEADER_LEN..header_end];
-        let sacked = if options.is_empty() { 0 } else { sacked_above(options, ack) };
-        let covers = self.retransmission_len();
-        if self.recovery.on_ack(ack, sacked, sent_to, self.egress.mss, covers) {
-            self.announce_loss(now);
-        }
-    }
-
-    /// When the oldest segment is to be sent again although no acknowledgement asks for it.
-    fn retry_at(&self) -> Option<Instant> {
-        // smoltcp does not retransmit a bare FIN this way: that is left to its timeout.
-        let can_retry = self.ended.is_none() && self.send_queue() > 0 && self.host_window > 0;
-        self.recovery.retry_at().filter(|_| can_retry && self.egress.sequence.is_in_flight())
-    }
-
-    /// Bytes that smoltcp sends again at once.
-    fn retransmission_len(&self) -> u32 {
-        u32::from(super_segment_len(self.egress.mss, self.host_packets.ip_header_len()))
-    }
-
-    /// Makes smoltcp send the oldest segment again: three duplicate ACKs, counted anew since the window changed before.
-    fn announce_loss(&mut self, now: Instant) {
-        let Some(rcv_nxt) = self.rcv_nxt().filter(|_| self.host_window > 0) else { return };
-        let ack = self.pure_ack(rcv_nxt);
-        self.feed_made(now, Fields { window: ack.window - 1, ..ack }, &[], 1);
-        self.feed_made(now, ack, &[], 4);
     }
 
     /// Draws the conclusions from what smoltcp has just done.
@@ -398,18 +241,6 @@ impl Endpoint {
         let awaits = self.keeps_alive || self.egress.sequence.is_in_flight() || self.send_queue() > 0;
         self.awaiting_since = if awaits { self.awaiting_since.or(Some(now)) } else { None };
         self.egress.frames.drain(..).for_each(emit);
-    }
-
-    /// smoltcp starts to probe a zero window when an acknowledgement or new data finds its timer idle. A retransmission
-    /// timeout that meets a window closed since leaves it idle with data to send: then the last acknowledgement is repeated.
-    fn keep_probing_zero_window(&mut self, now: Instant) {
-        if self.host_window > 0 || self.ended.is_some() || self.send_queue() == 0 {
-            return;
-        }
-        let poll_at = self.run(now, |stack, _| stack.interface.poll_at(stack_time(now), &stack.sockets)).flatten();
-        if let Some(rcv_nxt) = self.rcv_nxt().filter(|_| poll_at.is_none()) {
-            self.feed_made(now, self.pure_ack(rcv_nxt), &[], 1);
-        }
     }
 
     /// Ends what the host has left unanswered for too long.
@@ -600,13 +431,30 @@ fn build_stack(config: &EndpointConfig, now: Instant, egress: &mut Egress) -> St
     Stack { interface, sockets, handle }
 }
 
-fn feed(stack: &mut Stack, egress: &mut Egress, now: Instant, packet: &[u8]) {
-    let Stack { interface, sockets, .. } = stack;
-    // Answers to a segment are bare ACKs and resets: no pool is needed.
-    let mut card = Card { received: Some(packet), egress, pool: &mut FramePool::default() };
-    interface.poll_ingress_single(stack_time(now), &mut card, sockets);
+pub(super) fn stack_time(now: Instant) -> smoltcp::time::Instant {
+    smoltcp::time::Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
 }
 
-fn stack_time(now: Instant) -> smoltcp::time::Instant {
-    smoltcp::time::Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Classified, classify};
+    use crate::tcp::lan::{CONNECTING, Lan};
+
+    #[test]
+    fn a_panic_of_the_stack_ends_one_flow_with_a_reset() {
+        let mut lan = Lan::v4();
+        lan.open();
+        let now = lan.now;
+        let next = lan.syns[0].view().seq.wrapping_add(1);
+        let endpoint = lan.end(CONNECTING);
+        endpoint.run(now, |_, _| panic!("a test of the guard"));
+        assert_eq!((endpoint.state(), endpoint.stats().panics), (EndpointState::Reset, 1));
+        let mut frames = Vec::new();
+        endpoint.poll(now, &mut FramePool::default(), &mut |frame| frames.push(frame));
+        let Classified::Tcp(rst) = classify(&frames[0]) else { panic!("{frames:?}") };
+        assert!(rst.flags.rst() && rst.seq == next);
+        assert_eq!((endpoint.readable(), endpoint.writable(), endpoint.send(b"x")), (0, 0, 0));
+        assert_eq!(endpoint.poll_timeout(now), None);
+    }
 }

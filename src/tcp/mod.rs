@@ -12,27 +12,32 @@
 //! # When the SYN is answered
 //! Only after the far appliance has connected: the engine holds the host's SYN until then, and only then calls
 //! [`Endpoint::accept`]. smoltcp's `socket-tcp-pause-synack` would do the same later and worse: a SYN that is still
-//! held can pass through byte-identical when the far side cannot be reached, one retransmitted with another ISN needs no
-//! special case, and a paused socket reports "poll me now" for as long as it is paused.
+//! held can pass through byte-identical when the far side cannot be reached, one retransmitted with another ISN needs
+//! no special case, and a paused socket reports "poll me now" for as long as it is paused.
 //!
 //! # What smoltcp is not fed
 //! It sees every segment that the host sent, except that
 //! - SYNs are rewritten: MSS as above, window scale and SACK-permitted kept, every other option and SYN data dropped
-//!   (the host sends data again that the SYN-ACK did not acknowledge; timestamps, Fast Open and Multipath TCP are thereby declined);
+//!   (the host sends data again that the SYN-ACK did not acknowledge; timestamps, Fast Open and Multipath TCP are
+//!   thereby declined);
 //! - resets count only at the exact next sequence number; others in the window, SYNs, and acknowledgements of data
 //!   never sent get a challenge ACK, once a second at most (RFC 5961 sections 3 to 5);
 //! - a FIN beyond the window is held back until what precedes it has been taken (smoltcp would skip the missing bytes);
-//! - losses that SACK blocks prove are announced by the duplicate ACKs it knows: see `recovery`.
+//! - data beyond the window of our SYN is dropped (smoltcp scales that window too, beyond its own buffer);
+//! - losses that SACK blocks prove, and lost retransmissions, are announced by the duplicate ACKs it knows: see
+//!   `recovery`.
 //!
 //! # Known weaknesses of the stack
-//! A retransmission that is itself lost waits for smoltcp's timeout of at least one second, a lost segment is sent again together with up
-//! to 64 KiB that follow it, and there is no congestion control (the LAN side is one hop of Ethernet): never overflow
-//! the TAP's queue. LAN retransmissions are counted: [`EndpointStats::retransmissions`]. No PMTU discovery, timestamps, ECN, or urgent data (delivered in line).
-//! smoltcp's sequence arithmetic panics on states it deems impossible; a panic is caught and ends this one flow.
+//! A FIN that is lost alone waits for smoltcp's timeout of at least one second, a lost segment is sent again together
+//! with up to 64 KiB that follow it, and there is no congestion control (the LAN side is one hop of Ethernet): never
+//! overflow the TAP's queue. LAN retransmissions are counted: [`EndpointStats::retransmissions`]. No PMTU discovery,
+//! timestamps, ECN, or urgent data (delivered in line). smoltcp's arithmetic panics on states it deems impossible; a
+//! panic is caught and ends this one flow with a reset.
 
 mod device;
 mod endpoint;
 mod host_packet;
+mod input;
 #[cfg(test)]
 mod lan;
 mod recovery;

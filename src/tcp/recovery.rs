@@ -3,7 +3,8 @@
 //! smoltcp 0.14 retransmits after three duplicate ACKs with an unchanged window or after a timeout of at least one
 //! second; it ignores SACK blocks and partial acknowledgements. Behind a kernel that merges segments (GRO) a loss
 //! often yields one or two duplicate ACKs, each with another window, so that every loss would cost a second. This
-//! room's endpoint reads the host's ACKs itself and, when they prove a loss, hands smoltcp the duplicate ACKs it waits for.
+//! room's endpoint reads the host's ACKs itself and, when they prove a loss, hands smoltcp the duplicate ACKs it waits
+//! for.
 
 use super::sequence::at_or_after;
 use crate::units::Instant;

@@ -16,6 +16,10 @@ pub(super) struct Sequence {
     pub(super) snd_max: Option<u32>,
     /// Behind the highest number the host may send, by the last window it was told.
     pub(super) rcv_edge: u32,
+    /// The window of our SYN, which is never scaled.
+    syn_window: u16,
+    /// [`Sequence::rcv_edge`] stems from that window. smoltcp scales it all the same, beyond its own buffer.
+    pub(super) edge_is_of_syn: bool,
     /// The host's ISN.
     pub(super) irs: Option<u32>,
     /// Last acknowledgement number sent.
@@ -47,17 +51,31 @@ impl Sequence {
         if segment.flags.syn() {
             self.shift_offered = segment.options.window_scale.unwrap_or(0);
             self.settle_shift(segment.flags.ack());
+            self.syn_window = segment.window;
         }
         if segment.flags.ack() {
             let shift = if segment.flags.syn() { 0 } else { self.shift };
             self.acked = segment.ack;
+            self.edge_is_of_syn = segment.flags.syn();
             self.rcv_edge = segment.ack.wrapping_add(u32::from(segment.window) << shift);
+        }
+    }
+
+    /// Notes the host's ISN, and whether it scales windows.
+    pub(super) fn on_host_syn(&mut self, isn: u32, scales: bool) {
+        self.irs = Some(isn);
+        self.acked = isn;
+        // Our SYN has left: this is the answer to it. Otherwise our SYN-ACK will settle the rest.
+        if self.snd_max.is_some() {
+            self.settle_shift(scales);
+            self.edge_is_of_syn = true;
+            self.rcv_edge = isn.wrapping_add(1).wrapping_add(u32::from(self.syn_window));
         }
     }
 
     /// Notes whether the host scales windows, once both SYNs are known: only then do we (RFC 7323 section 2.2). Our
     /// SYN-ACK carries the option exactly in that case.
-    pub(super) fn settle_shift(&mut self, both_scale: bool) {
+    fn settle_shift(&mut self, both_scale: bool) {
         self.shift = if both_scale { self.shift_offered } else { 0 };
     }
 

@@ -1,7 +1,9 @@
 //! The engine as a whole: two of them back to back in memory, with hosts that know nothing of them.
 
 mod host;
+mod segments;
 mod world;
 
+mod hostile;
 mod opening;
 mod transfer;

@@ -193,7 +193,7 @@ fn a_restarted_appliance_resets_both_hosts_within_a_second_of_coming_back() {
         // And new connections are accelerated.
         world.open(40_001, payload(3, 1_000));
         world.run_for(1_000);
-        assert_eq!(world.hosts[B].connections.last().unwrap().inbox, payload(3, 1_000));
+        assert!(world.hosts[B].connections.last().unwrap().inbox == payload(3, 1_000));
         assert_eq!(world.engines[A].counters().flows_finished, 1);
     }
 }
@@ -219,7 +219,7 @@ fn the_same_ports_serve_again_and_again() {
     for round in 0..20 {
         world.open(40_000, payload(round, 5_000));
         world.run_for(200);
-        assert_eq!(world.hosts[B].connections.last().unwrap().inbox, payload(round, 5_000), "round {round}");
+        assert!(world.hosts[B].connections.last().unwrap().inbox == payload(round, 5_000), "round {round}");
     }
     assert_eq!(world.engines[B].counters().flows_finished, 20);
     assert_eq!(world.bypassed(A, BypassReason::MidStream), 0);

@@ -121,6 +121,11 @@ impl World {
     pub fn connect(&mut self) {
         self.hosts[A].announce();
         self.hosts[B].announce();
+        self.bring_up();
+    }
+
+    /// Lets the channel come up.
+    pub fn bring_up(&mut self) {
         let is_up = |world: &World| {
             let up = |side: usize| {
                 let stats = world.engines[side].channel_stats();
@@ -188,6 +193,26 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A forged datagram, or a real one with some bits turned, reaches the channel of `side`.
+    pub fn attack_channel(&mut self, side: usize, datagram: &mut Vec<u8>, flips: &[(usize, u8)]) {
+        let mut real = self.arrivals.values().filter_map(|arrival| match arrival {
+            Arrival::Datagram(to, datagram) if *to == side => Some(datagram.clone()),
+            _ => None,
+        });
+        if let Some(real) = real.next()
+            && !flips.is_empty()
+        {
+            *datagram = real;
+            for &(at, mask) in flips {
+                if let Some(byte) = datagram.get_mut(at) {
+                    *byte ^= mask;
+                }
+            }
+        }
+        self.engines[side].handle_datagram(self.now, address(1 - side), datagram);
+        self.drain(side);
     }
 
     fn next_event(&mut self) -> Option<Instant> {

@@ -1,0 +1,3 @@
+//! What tests that use the real kernel share.
+
+pub mod netns;
