@@ -185,7 +185,7 @@ impl Host {
 
     /// Whether some reader rests at `now`.
     pub fn is_resting(&self, now: Instant) -> bool {
-        self.talks.iter().any(|talk| talk.resting_until.is_some_and(|until| now < until))
+        self.talks.iter().any(|talk| !talk.seen.is_over() && talk.resting_until.is_some_and(|until| now < until))
     }
 
     /// Takes a frame from the LAN.
@@ -234,7 +234,7 @@ impl Host {
         let stack = stack.map(|at| Instant::from_micros(at.total_micros().max(stack_now.total_micros() + 1) as u64));
         let openings = self.talks.iter().filter(|talk| talk.plan.client == self.end && talk.socket.is_none());
         let openings = openings.filter(|talk| !talk.seen.is_over()).map(|talk| Instant::ZERO + talk.plan.opens_at);
-        let rests = self.talks.iter().filter_map(|talk| talk.resting_until);
+        let rests = self.talks.iter().filter(|talk| !talk.seen.is_over()).filter_map(|talk| talk.resting_until);
         stack.into_iter().chain(openings).chain(rests).min()
     }
 
