@@ -19,7 +19,7 @@ use crate::script::{Connection, Pause};
 use crate::settings;
 
 /// Seeds tried when nobody asks for another number.
-const SEEDS: u64 = 40;
+const SEEDS: u64 = 150;
 
 /// Says how to replay the run that is failing.
 struct Replay(u64);
