@@ -217,9 +217,20 @@ fn delay_is_that_of_each_direction_within_a_fifth_of_a_millisecond_at_the_median
         seen.sort();
         let (median, expected) = (seen[seen.len() / 2], Duration::from_millis(delay_ms) + line_time);
         println!("{expected:?} asked, median {median:?}, fastest {:?}, slowest {:?}", seen[0], seen[seen.len() - 1]);
-        assert!(median.abs_diff(expected) < Duration::from_micros(200), "{median:?} for {expected:?}");
+        // Waking the thread that receives takes a busy machine a few hundred microseconds, which is not the emulator's.
+        assert!(median.abs_diff(expected) < Duration::from_micros(1_000), "{median:?} for {expected:?}");
         assert!(seen[0] >= expected, "a frame arrived {:?} early", expected - seen[0]);
     }
+    // ping takes the kernel's receive stamps, and counts both ways: 56 bytes, ICMP, IPv4 and Ethernet headers on each.
+    let said = support::netns::run(lab.a.command("ping").args(["-c", "200", "-i", "0.005", "10.77.0.2"]));
+    let mut rtts: Vec<f64> =
+        said.lines().filter_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse().ok()).collect();
+    rtts.sort_by(f64::total_cmp);
+    let expected = 13.0 + 2.0 * (56 + 8 + 20 + 14) as f64 * 80e-6;
+    let median = rtts[rtts.len() / 2];
+    println!("{expected:.3} ms asked both ways, median {median:.3} ms of {} pings", rtts.len());
+    assert!(rtts.len() > 190, "{said}");
+    assert!((median - expected).abs() < 0.2, "{median} ms for {expected} ms");
     lab.report();
 }
 

@@ -9,6 +9,7 @@ use longhaul::units::Instant;
 use longhaul::wan::Path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::awake::Awake;
 use crate::end::{End, Sent};
 use crate::lane::Lane;
 use crate::report::{LaneReport, Report};
@@ -17,18 +18,9 @@ use crate::sys;
 /// Frames written per round, so that a backlog in one direction does not hold up the other.
 const WRITE_LIMIT: usize = 64;
 
-/// Pause between reads at most. Arrivals carry their own moments, so a short pause costs no accuracy while it is shorter
-/// than the path's delay, and it saves a wake-up for each single frame.
-const READ_PAUSE_MAX: Duration = Duration::from_micros(50);
-
-/// Sleeps end late by tens of microseconds, so the last part before a frame is due is spent waiting awake …
-const AWAKE_MAX: Duration = Duration::from_micros(60);
-
-/// … as long as that is not more than 1/20 of the time …
-const AWAKE_SHARE: u32 = 20;
-
-/// … over this much saved up at most: 50 frames, after a time without any.
-const AWAKE_SAVED_MAX: Duration = Duration::from_millis(3);
+/// Pause between reads at most. Where arrivals carry their own moments, a pause shorter than the path's delay costs no
+/// accuracy, and it saves a wake-up for each single frame.
+const READ_PAUSE_MAX: Duration = Duration::from_micros(200);
 
 /// A full send buffer is tried again after this.
 const SEND_PAUSE: Duration = Duration::from_micros(50);
@@ -43,7 +35,7 @@ pub struct Emulator {
     batches: [Vec<Vec<u8>>; 2],
     read_pause: Duration,
     last_wait: Duration,
-    awake: AwakeBudget,
+    awake: Awake,
     signals: OwnedFd,
     stats_file: Option<PathBuf>,
     seed: u64,
@@ -60,14 +52,16 @@ impl Emulator {
             let config = lane.link.config();
             config.delay.saturating_sub(config.jitter.amplitude)
         });
-        let read_pause = shortest.min().map_or(Duration::ZERO, |delay| (delay / 4).min(READ_PAUSE_MAX));
+        let stamped = ends.iter().all(End::stamps_arrivals);
+        let read_pause =
+            shortest.min().filter(|_| stamped).map_or(Duration::ZERO, |delay| (delay / 4).min(READ_PAUSE_MAX));
         Emulator {
             ends,
             lanes,
             batches: Default::default(),
             read_pause,
             last_wait: Duration::MAX,
-            awake: AwakeBudget { left: AWAKE_SAVED_MAX, at: sys::now() },
+            awake: Awake::new(sys::now()),
             signals,
             stats_file,
             seed,
@@ -136,16 +130,20 @@ impl Emulator {
         let pause = if self.last_wait < self.read_pause { self.read_pause } else { Duration::ZERO };
         let pause = until_due.map_or(pause, |until| until.min(pause));
         let mut timeout = (pause > Duration::ZERO).then_some(pause).or(until_due);
-        if let Some(until_due) = until_due.filter(|&until| timeout == Some(until) && self.awake.affords(now)) {
-            let asleep = until_due.saturating_sub(AWAKE_MAX);
-            if asleep == Duration::ZERO {
-                self.awake.spend_until(now + until_due);
+        if let Some(until_due) = until_due.filter(|&until| timeout == Some(until))
+            && let Some(lead) = self.awake.lead(now)
+        {
+            if until_due <= lead {
+                self.awake.wait_until(now + until_due);
                 return Ok(false);
             }
-            timeout = Some(asleep);
+            timeout = Some(until_due - lead);
         }
         let signalled = self.wait(timeout, pause == Duration::ZERO)?;
         self.last_wait = sys::now().saturating_since(now);
+        if let Some(late) = timeout.and_then(|timeout| self.last_wait.checked_sub(timeout)) {
+            self.awake.on_woken(late);
+        }
         Ok(signalled)
     }
 
@@ -191,55 +189,5 @@ impl Emulator {
             a_to_b: LaneReport::of(&self.lanes[0]),
             b_to_a: LaneReport::of(&self.lanes[1]),
         }
-    }
-}
-
-/// Time that may still be spent waiting awake.
-#[derive(Clone, Copy, Debug)]
-struct AwakeBudget {
-    left: Duration,
-    at: Instant,
-}
-
-impl AwakeBudget {
-    /// Whether one more wait is within bounds.
-    fn affords(&mut self, now: Instant) -> bool {
-        let earned = now.saturating_since(self.at) / AWAKE_SHARE;
-        // Less than a nanosecond is not lost: it is earned with the rest next time.
-        if earned > Duration::ZERO {
-            self.left = (self.left + earned).min(AWAKE_SAVED_MAX);
-            self.at = now;
-        }
-        self.left >= AWAKE_MAX
-    }
-
-    fn spend_until(&mut self, moment: Instant) {
-        let begin = sys::now();
-        let mut now = begin;
-        while now < moment {
-            std::hint::spin_loop();
-            now = sys::now();
-        }
-        self.left = self.left.saturating_sub(now.saturating_since(begin));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waiting_awake_is_bounded_to_a_share_of_the_time() {
-        let mut budget = AwakeBudget { left: AWAKE_SAVED_MAX, at: Instant::ZERO };
-        let mut waits = 0_u32;
-        for micros in 0..1_000_000 {
-            if budget.affords(Instant::from_micros(micros)) {
-                budget.left -= AWAKE_MAX;
-                waits += 1;
-            }
-        }
-        let awake = AWAKE_MAX * waits;
-        assert!(awake <= Duration::from_secs(1) / AWAKE_SHARE + AWAKE_SAVED_MAX, "{awake:?}");
-        assert!(awake >= Duration::from_millis(49), "{awake:?}");
     }
 }

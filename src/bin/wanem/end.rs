@@ -58,6 +58,11 @@ impl End {
         }
     }
 
+    /// Whether arrivals carry the kernel's moment, rather than that of the read.
+    pub fn stamps_arrivals(&self) -> bool {
+        matches!(self, End::Packet(_))
+    }
+
     /// Frames the kernel dropped before we could read them, since the start.
     pub fn kernel_drops(&mut self) -> u64 {
         match self {

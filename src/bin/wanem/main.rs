@@ -1,6 +1,7 @@
 //! `wanem`, the WAN emulator: joins two interfaces by the path that `longhaul::wan` models.
 
 mod args;
+mod awake;
 mod emulator;
 mod end;
 mod lane;

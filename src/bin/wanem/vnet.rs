@@ -208,12 +208,13 @@ pub fn insert_vlan(frame: &mut Vec<u8>, tpid: u16, tci: u16) {
     let [p0, p1] = tpid.to_be_bytes();
     let [t0, t1] = tci.to_be_bytes();
     frame.splice(at..at, [p0, p1, t0, t1]);
-    let mut shift = |at: usize| {
-        let moved = u16::from_ne_bytes([frame[at], frame[at + 1]]).saturating_add(4);
-        frame[at..at + 2].copy_from_slice(&moved.to_ne_bytes());
-    };
-    shift(2);
-    shift(6);
+    // hdr_len, and csum_start: zero says nothing, and the kernel refuses a header shorter than Ethernet's.
+    for field in [2, 6] {
+        let offset = u16::from_ne_bytes([frame[field], frame[field + 1]]);
+        if offset > 0 {
+            frame[field..field + 2].copy_from_slice(&offset.saturating_add(4).to_ne_bytes());
+        }
+    }
 }
 
 /// Offset and EtherType of what the Ethernet header, with any VLAN tags, carries.
@@ -369,6 +370,9 @@ mod tests {
             insert_vlan(&mut untagged, 0x8100, 5);
             assert_eq!(untagged, super_segment(ipv6, tcp, true, 3_000));
         }
+        let mut plain = vec![0; VNET_LEN + 60];
+        insert_vlan(&mut plain, 0x8100, 5);
+        assert_eq!(plain[..VNET_LEN], [0; VNET_LEN]);
     }
 
     #[test]
