@@ -20,6 +20,8 @@ use crate::progress::Progress;
 const BIN: Duration = Duration::from_millis(10);
 /// Bytes written and read at a time.
 const CHUNK: usize = 64 * 1024;
+/// Bytes that a stream carries before its bulk.
+pub const GREETING: u64 = 60;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -32,6 +34,10 @@ pub struct ChannelRun {
     pub streams: usize,
     /// Greedy streams from B to A.
     pub streams_back: usize,
+    /// Streams open no earlier than this: until then the channel idles.
+    pub opens_at: Duration,
+    /// For this long a stream carries only [`GREETING`] bytes, as while the appliances agree on a flow.
+    pub greeting: Duration,
     /// Bytes of each stream; `None`: until the time is over.
     pub bytes: Option<u64>,
     /// Length of the run.
@@ -58,6 +64,8 @@ impl ChannelRun {
             seed,
             streams: 1,
             streams_back: 0,
+            opens_at: Duration::ZERO,
+            greeting: Duration::ZERO,
             bytes: None,
             duration: Duration::from_secs(10),
             settle: Duration::from_secs(5),
@@ -163,6 +171,8 @@ struct Rig<'a> {
     back_after_settle: u64,
     after_settle: u64,
     up_at: Option<Instant>,
+    /// When the application acts next, the last first.
+    wakes: Vec<Instant>,
     queue_sum: Duration,
     queue_samples: u32,
     queue_max: Duration,
@@ -186,7 +196,7 @@ pub fn run(run: &ChannelRun) -> ChannelOutcome {
     rig.pump(End::B);
     loop {
         let deadlines = rig.sides.iter().filter_map(|side| side.deadline);
-        let Some(next) = deadlines.chain(rig.agenda.next_at()).min() else { break };
+        let Some(next) = deadlines.chain(rig.agenda.next_at()).chain(rig.wakes.last().copied()).min() else { break };
         let next = next.max(rig.now);
         if next >= end_at {
             break;
@@ -262,6 +272,7 @@ impl<'a> Rig<'a> {
             back_after_settle: 0,
             after_settle: 0,
             up_at: None,
+            wakes: [run.opens_at + run.greeting, run.opens_at].map(|at| Instant::ZERO + at).to_vec(),
             queue_sum: Duration::ZERO,
             queue_samples: 0,
             queue_max: Duration::ZERO,
@@ -275,6 +286,15 @@ impl<'a> Rig<'a> {
             self.sides[to.index()].channel.handle_datagram(self.now, to.other().address(), &mut datagram);
             self.spare.push(datagram);
             touched[to.index()] = true;
+        }
+        if self.wakes.last().is_some_and(|at| *at <= self.now) {
+            self.wakes.pop();
+            for end in End::BOTH {
+                if self.sides[end.index()].channel.is_up() {
+                    self.open_streams(end);
+                    touched[end.index()] = true;
+                }
+            }
         }
         for end in End::BOTH {
             let side = &mut self.sides[end.index()];
@@ -325,6 +345,9 @@ impl<'a> Rig<'a> {
     }
 
     fn open_streams(&mut self, end: End) {
+        if self.now < Instant::ZERO + self.run.opens_at {
+            return;
+        }
         let seed = self.run.seed;
         let side = &mut self.sides[end.index()];
         while side.to_open > 0 {
@@ -339,9 +362,11 @@ impl<'a> Rig<'a> {
         let side = &mut self.sides[end.index()];
         for (id, stream) in &mut side.outgoing {
             loop {
-                let left = self.run.bytes.map_or(u64::MAX, |bytes| bytes - stream.written);
+                let greeting = self.now < Instant::ZERO + self.run.opens_at + self.run.greeting;
+                let limit = self.run.bytes.unwrap_or(u64::MAX).min(if greeting { GREETING } else { u64::MAX });
+                let left = limit.saturating_sub(stream.written);
                 if left == 0 {
-                    if !stream.finished {
+                    if !stream.finished && !greeting {
                         side.channel.finish(*id);
                         stream.finished = true;
                     }
@@ -431,7 +456,9 @@ impl<'a> Rig<'a> {
         let at = self.now - Instant::ZERO;
         let down = self.run.outages.iter().any(|(from, until)| (*from..*until).contains(&at));
         let bounded = self.run.bytes.is_some() && self.is_complete();
-        down || bounded || (self.run.streams == 0 && self.run.streams_back == 0)
+        down || bounded
+            || at < self.run.opens_at + self.run.greeting
+            || (self.run.streams == 0 && self.run.streams_back == 0)
     }
 
     fn is_complete(&self) -> bool {
@@ -494,7 +521,7 @@ impl<'a> Rig<'a> {
             ceiling: run.path.ceiling(),
             goodput: BitRate::from_transfer(ByteCount::new(self.after_settle), measured),
             goodput_back: BitRate::from_transfer(ByteCount::new(self.back_after_settle), measured),
-            time_to_90: time_to_90(&self.bins, run, up_at.unwrap_or_default()),
+            time_to_90: time_to_90(&self.bins, run, up_at.unwrap_or_default().max(run.opens_at + run.greeting)),
             handshake: up_at,
             finished,
             retransmitted: share(stats.bytes_retransmitted.as_u64(), b.delivered),

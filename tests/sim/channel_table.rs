@@ -5,7 +5,8 @@
 //! `SIM_RATE` (Mbps), `SIM_RTT` (ms), `SIM_LOSS` (per cent), `SIM_JITTER` (ms, or per cent of the RTT as `30%`; with `r` behind it, packets overtake) = the
 //! values of the matrix, comma-separated; `SIM_BURST` = mean length of a loss burst; `SIM_QUEUE` = queue in BDP;
 //! `SIM_SECONDS`, `SIM_SETTLE`, `SIM_STREAMS`, `SIM_BACK` (streams from B to A), `SIM_SEED`;
-//! `SIM_OPERATOR_RATE` (Mbps) = the operator's cap; `SIM_TRACE` = a line of gauges every so many milliseconds.
+//! `SIM_OPENS_AT` = milliseconds that the channel idles first, `SIM_GREETING` = that it then
+//! carries a few bytes only, as while a flow is opened; `SIM_OPERATOR_RATE` (Mbps) = the operator's cap; `SIM_TRACE` = a line of gauges every so many milliseconds.
 
 use std::time::{Duration, Instant as WallInstant};
 
@@ -99,6 +100,8 @@ fn configured(path: PathSpec) -> ChannelRun {
     spec.settle = Duration::from_secs_f64(settings::value("SIM_SETTLE", 5.0));
     spec.streams = settings::value("SIM_STREAMS", 1);
     spec.streams_back = settings::value("SIM_BACK", 0);
+    spec.opens_at = Duration::from_millis(settings::value("SIM_OPENS_AT", 0));
+    spec.greeting = Duration::from_millis(settings::value("SIM_GREETING", 0));
     let operator_rate: Vec<u64> = settings::list("SIM_OPERATOR_RATE", &[]);
     spec.operator_rate = operator_rate.first().copied().map(BitRate::from_mbps);
     let trace: Vec<u64> = settings::list("SIM_TRACE", &[]);

@@ -185,7 +185,7 @@ impl Host {
 
     /// Whether some reader rests at `now`.
     pub fn is_resting(&self, now: Instant) -> bool {
-        self.talks.iter().any(|talk| talk.resting_until.is_some_and(|until| now < until))
+        self.talks.iter().any(|talk| !talk.seen.is_over() && talk.resting_until.is_some_and(|until| now < until))
     }
 
     /// Takes a frame from the LAN.
@@ -208,8 +208,8 @@ impl Host {
             opening = TcpLayout::of(&plain).filter(|tcp| tcp.is_syn(&plain)).map(|tcp| tcp.ports(&plain));
             nic.incoming.push_back(plain);
         });
-        if let Some((client_port, server_port)) = opening {
-            self.on_syn(client_port, server_port);
+        if let Some((src_port, dst_port)) = opening {
+            self.on_syn(src_port, dst_port);
         }
     }
 
@@ -234,7 +234,7 @@ impl Host {
         let stack = stack.map(|at| Instant::from_micros(at.total_micros().max(stack_now.total_micros() + 1) as u64));
         let openings = self.talks.iter().filter(|talk| talk.plan.client == self.end && talk.socket.is_none());
         let openings = openings.filter(|talk| !talk.seen.is_over()).map(|talk| Instant::ZERO + talk.plan.opens_at);
-        let rests = self.talks.iter().filter_map(|talk| talk.resting_until);
+        let rests = self.talks.iter().filter(|talk| !talk.seen.is_over()).filter_map(|talk| talk.resting_until);
         stack.into_iter().chain(openings).chain(rests).min()
     }
 
@@ -297,16 +297,20 @@ impl Host {
     /// A connection is being opened: whoever is to serve it begins to listen, for this one SYN.
     ///
     /// A listening socket would take any SYN to its port, also the repetition of one that another socket has answered.
-    fn on_syn(&mut self, client_port: u16, server_port: u16) {
+    fn on_syn(&mut self, src_port: u16, dst_port: u16) {
         let end = self.end;
-        let index = usize::from(client_port.wrapping_sub(FIRST_CLIENT_PORT));
-        let Some(talk) = self.talks.get_mut(index) else { return };
-        if talk.plan.client == end && talk.socket.is_some() && talk.seen.connected_at.is_some() {
-            if talk.seen.reset_at.is_none() {
+        if let Some(talk) = dst_port.checked_sub(FIRST_CLIENT_PORT).and_then(|at| self.talks.get(usize::from(at)))
+            && talk.plan.client == end
+        {
+            // To a connection of our own: a challenge ACK (RFC 5961 section 4.2).
+            if talk.seen.connected_at.is_some() && talk.seen.reset_at.is_none() {
                 self.nic.outgoing.push(talk.last_ack.clone());
             }
             return;
         }
+        let (client_port, server_port) = (src_port, dst_port);
+        let index = usize::from(client_port.wrapping_sub(FIRST_CLIENT_PORT));
+        let Some(talk) = self.talks.get_mut(index) else { return };
         if talk.plan.client == end || talk.plan.port != server_port || !talk.plan.listening {
             return;
         }
@@ -314,7 +318,7 @@ impl Host {
             match self.sockets.get::<Socket>(handle).state() {
                 State::Closed if talk.seen.received == 0 => {}
                 State::Closed | State::Listen | State::SynReceived => return,
-                // A challenge ACK (RFC 5961 section 4.2).
+                // A challenge ACK, as above.
                 _ => return self.nic.outgoing.push(talk.last_ack.clone()),
             }
             // Reset before it was used, and opened again: another life of the same addresses.
@@ -439,7 +443,9 @@ impl Talk {
             }
         }
         // Who has nothing to say listens to the end first, unless both or the script say otherwise.
-        let listens = to_send == 0 && self.plan.bytes[end.other().index()] > 0 && !self.plan.closes_early;
+        let is_asked = end == self.plan.client && self.plan.reply_after_end;
+        let speaks_later = self.plan.bytes[end.other().index()] > 0;
+        let listens = to_send == 0 && speaks_later && !self.plan.closes_early && !is_asked;
         let ready = self.seen.sent == to_send && (!listens || self.seen.ended_at.is_some());
         // smoltcp lets a FIN go although the window is full and then repeats it only after a timeout; kernels wait for
         // room. Small transfers fit any window, so their FIN may ride on their last segment.
