@@ -11,12 +11,15 @@ use smoltcp::time::Instant as StackInstant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, IpEndpoint, IpListenEndpoint};
 
 use crate::identity::End;
+use crate::kernel;
 use crate::offload::{self, TcpLayout};
 use crate::pattern::Pattern;
 use crate::script::{Connection, Seen};
 
 /// The first client port; connection `i` of a script uses this + `i`, which is how a server knows it.
 const FIRST_CLIENT_PORT: u16 = 40_000;
+/// No receive window in the simulator is smaller when a connection begins.
+const WINDOW_MIN: u64 = 60_000;
 /// Bytes of an Ethernet header.
 const ETHERNET_HEADER_LEN: usize = 14;
 
@@ -104,6 +107,8 @@ struct Talk {
     incoming: Pattern,
     resting_until: Option<Instant>,
     rests_taken: usize,
+    /// A bare acknowledgement with the numbers last sent.
+    last_ack: Vec<u8>,
     seen: Seen,
 }
 
@@ -129,8 +134,7 @@ impl Host {
             capabilities.checksum.tcp = Checksum::Rx;
         }
         let mut nic = Nic { incoming: VecDeque::new(), outgoing: Vec::new(), spare: Vec::new(), capabilities };
-        let mac = EthernetAddress([2, 0, 0, 0, 0, end.index() as u8 + 1]);
-        let mut config = Config::new(HardwareAddress::Ethernet(mac));
+        let mut config = Config::new(HardwareAddress::Ethernet(mac(end)));
         config.random_seed = seed.wrapping_mul(2) + end.index() as u64;
         let mut interface = Interface::new(config, &mut nic, StackInstant::ZERO);
         interface.update_ip_addrs(|addresses| {
@@ -164,6 +168,7 @@ impl Host {
             incoming,
             resting_until: None,
             rests_taken: 0,
+            last_ack: Vec::new(),
             seen: Seen::default(),
         });
     }
@@ -186,7 +191,7 @@ impl Host {
     /// Takes a frame from the LAN.
     pub fn handle_frame(&mut self, frame: &[u8]) {
         let mut opening = None;
-        let Host { nic, scratch, spec, .. } = self;
+        let Host { end, nic, scratch, spec, .. } = self;
         offload::to_wire(frame, scratch, |ethernet| {
             let mut plain = nic.spare.pop().unwrap_or_default();
             plain.clear();
@@ -194,6 +199,11 @@ impl Host {
             if spec.vlan.is_some_and(|tci| !offload::untag(&mut plain, tci & 0xfff)) || spec.filters(&plain) {
                 nic.spare.push(plain);
                 return;
+            }
+            let (mac, address) = (mac(*end), address(*end, spec.v6));
+            let answer = kernel::arp_probe_reply(&plain, mac, address);
+            if let Some(answer) = answer.or_else(|| kernel::address_detection_reply(&plain, mac, address)) {
+                nic.outgoing.push(answer);
             }
             opening = TcpLayout::of(&plain).filter(|tcp| tcp.is_syn(&plain)).map(|tcp| tcp.ports(&plain));
             nic.incoming.push_back(plain);
@@ -229,9 +239,19 @@ impl Host {
     }
 
     fn emit_frames(&mut self, emit: &mut dyn FnMut(&[u8])) {
-        let Host { nic, spec, scratch, .. } = self;
+        let Host { end, nic, spec, scratch, talks, .. } = self;
         scratch.clear();
         for mut ethernet in nic.outgoing.drain(..) {
+            if let Some(tcp) = TcpLayout::of(&ethernet) {
+                let (src, dst) = tcp.ports(&ethernet);
+                let index = |port: u16| usize::from(port.wrapping_sub(FIRST_CLIENT_PORT));
+                let mut candidates = [(index(src), true), (index(dst), false)].into_iter();
+                let ours = candidates
+                    .find(|(at, opens)| talks.get(*at).is_some_and(|talk| (talk.plan.client == *end) == *opens));
+                if let Some((at, _)) = ours {
+                    tcp.keep_ack(&ethernet, &mut talks[at].last_ack);
+                }
+            }
             if let Some(tci) = spec.vlan {
                 offload::tag(&mut ethernet, tci);
             }
@@ -281,12 +301,21 @@ impl Host {
         let end = self.end;
         let index = usize::from(client_port.wrapping_sub(FIRST_CLIENT_PORT));
         let Some(talk) = self.talks.get_mut(index) else { return };
+        if talk.plan.client == end && talk.socket.is_some() && talk.seen.connected_at.is_some() {
+            if talk.seen.reset_at.is_none() {
+                self.nic.outgoing.push(talk.last_ack.clone());
+            }
+            return;
+        }
         if talk.plan.client == end || talk.plan.port != server_port || !talk.plan.listening {
             return;
         }
         if let Some(handle) = talk.socket {
-            if self.sockets.get::<Socket>(handle).state() != State::Closed || talk.seen.received > 0 {
-                return;
+            match self.sockets.get::<Socket>(handle).state() {
+                State::Closed if talk.seen.received == 0 => {}
+                State::Closed | State::Listen | State::SynReceived => return,
+                // A challenge ACK (RFC 5961 section 4.2).
+                _ => return self.nic.outgoing.push(talk.last_ack.clone()),
             }
             // Reset before it was used, and opened again: another life of the same addresses.
             self.sockets.remove(handle);
@@ -412,6 +441,9 @@ impl Talk {
         // Who has nothing to say listens to the end first, unless both or the script say otherwise.
         let listens = to_send == 0 && self.plan.bytes[end.other().index()] > 0 && !self.plan.closes_early;
         let ready = self.seen.sent == to_send && (!listens || self.seen.ended_at.is_some());
+        // smoltcp lets a FIN go although the window is full and then repeats it only after a timeout; kernels wait for
+        // room. Small transfers fit any window, so their FIN may ride on their last segment.
+        let ready = ready && (to_send <= WINDOW_MIN || socket.send_queue() == 0);
         if ready && !self.seen.closed && socket.may_send() {
             socket.close();
             self.seen.closed = true;
@@ -419,6 +451,10 @@ impl Talk {
         }
         acted
     }
+}
+
+fn mac(end: End) -> EthernetAddress {
+    EthernetAddress([2, 0, 0, 0, 0, end.index() as u8 + 1])
 }
 
 /// The address of a host.

@@ -11,6 +11,7 @@ mod channel_table;
 mod goodput;
 mod host;
 mod identity;
+mod kernel;
 mod network;
 mod offload;
 mod path;

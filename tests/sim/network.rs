@@ -254,8 +254,9 @@ impl Network {
         let over = |index: usize| {
             let seen = End::BOTH.map(|end| self.seen(end, index));
             // A connection that was refused never reached the application at the other end.
+            let client = self.spec.script[index].client;
             let refused =
-                seen.iter().any(|seen| seen.reset_at.is_some()) && seen.iter().any(|seen| seen.connected_at.is_none());
+                seen[client.index()].reset_at.is_some() && seen[client.other().index()].connected_at.is_none();
             refused || seen.iter().all(Seen::is_over)
         };
         (0..self.spec.script.len()).all(over)

@@ -125,6 +125,21 @@ impl TcpLayout {
         get32(ethernet, self.tcp + 4)
     }
 
+    /// Cuts a frame down to a bare acknowledgement that continues where it ended, to be sent later.
+    pub fn keep_ack(&self, ethernet: &[u8], out: &mut Vec<u8>) {
+        let flags = ethernet[self.tcp + 13];
+        let octets = (self.end - self.payload) as u32 + u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+        out.clear();
+        out.extend_from_slice(&ethernet[..self.tcp + 20]);
+        out[self.tcp + 4..self.tcp + 8].copy_from_slice(&self.seq(ethernet).wrapping_add(octets).to_be_bytes());
+        out[self.tcp + 12] = 5 << 4;
+        out[self.tcp + 13] = ACK;
+        self.set_ip_len(out, self.tcp + 20);
+        put16(out, self.tcp + 16, 0);
+        let checksum = !fold(self.pseudo_sum(out, 20) + sum(&out[self.tcp..]));
+        put16(out, self.tcp + 16, checksum);
+    }
+
     /// Sum of the pseudo-header of a segment of `tcp_len` bytes (RFC 9293 section 3.1).
     fn pseudo_sum(&self, ethernet: &[u8], tcp_len: usize) -> u64 {
         let addresses = if self.v6 { self.ip + 8..self.ip + 40 } else { self.ip + 12..self.ip + 20 };
@@ -370,6 +385,15 @@ mod tests {
             seen += 1;
         });
         assert_eq!(seen, 1);
+    }
+
+    #[test]
+    fn an_acknowledgement_kept_of_a_segment_continues_it() {
+        let frame = segment(u32::MAX - 1, ACK | PSH | FIN, &[7; 100]);
+        let mut kept = Vec::new();
+        TcpLayout::of(&frame).expect("TCP").keep_ack(&frame, &mut kept);
+        assert_valid(&kept);
+        assert_eq!((kept.len(), get32(&kept, 38), kept[47]), (54, 99, ACK));
     }
 
     #[test]
