@@ -174,9 +174,9 @@ impl Engine {
         let is_ours = matches!(self.rules.verdict(&orphan.key).action, Action::Accelerate { .. });
         if is_ours && self.flows.by_host_key(&host_key).is_none() {
             self.counters.orphans_reset += 1;
-            let seq = self.random.next_u32();
+            let number = self.random.next_u32();
             self.bypass.forget(&host_key);
-            self.orphans.start(now, orphan, seq, &mut self.timers, &mut self.output);
+            self.orphans.start(now, orphan, number, &mut self.timers, &mut self.output);
         }
     }
 

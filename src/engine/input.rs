@@ -111,7 +111,7 @@ impl Engine {
         let is_up = self.channel.as_ref().is_some_and(|channel| channel.is_up());
         self.flows.flow(id).is_some_and(|flow| match flow.stage {
             Stage::Connecting { .. } | Stage::Resolving(_) => true,
-            Stage::Relaying => flow.role == Role::Far && (!is_up || flow.relay.to_host() == ByteCount::ZERO),
+            Stage::Relaying => flow.role == Role::Far && (!is_up || flow.relay.given_to_host() == ByteCount::ZERO),
             Stage::Held(_) => false,
         })
     }

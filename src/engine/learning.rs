@@ -85,11 +85,9 @@ impl Learning {
         self.last = Some(Seen { what, at: now });
         self.handle_mac(now, port, l2);
         match port {
-            Port::Lan if !src.is_unspecified() => {
-                // An answer needs a station to go to and one to come from.
-                if l2.dst.is_unicast() && l2.src.is_unicast() {
-                    self.host(src, l2.vlans.ids()).reversed = Some(Seen { what: l2.reversed(), at: now });
-                }
+            // An answer needs a station to go to and one to come from.
+            Port::Lan if !src.is_unspecified() && l2.dst.is_unicast() && l2.src.is_unicast() => {
+                self.host(src, l2.vlans.ids()).reversed = Some(Seen { what: l2.reversed(), at: now });
             }
             Port::Wan if l2.dst.is_unicast() && !dst.is_multicast() => {
                 self.host(dst, l2.vlans.ids()).forwarded = Some(Seen { what: *l2, at: now });

@@ -1,14 +1,16 @@
 //! Connections that a restart has orphaned: hosts still believe in them, and are told the truth.
 //!
 //! The restarted appliance does not know their sequence numbers, and a host accepts a reset only with exactly the next
-//! one (RFC 5961 section 3.2). So it asks: a SYN as from the other host makes the host answer with a challenge ACK
-//! (RFC 5961 section 4.2) that carries its numbers, and a RST with those ends the connection. A host that has forgotten
-//! answers with a RST (or, still listening, with a SYN-ACK, which gets the RST too). Its answers are taken off the wire.
+//! one (RFC 5961 section 3.2). So it asks: an ACK as from the other host, with numbers at random, is outside the window,
+//! which makes the host answer with an ACK of its right numbers (RFC 9293 section 3.10.7.4, first check), and a RST with
+//! those ends the connection. A host that has forgotten answers with a RST, also where it still listens: that is why the
+//! question is no SYN, which RFC 5961 section 4.2 has answered in the same way, but which opens a connection at a
+//! listener. The answers are taken off the wire.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::frame::{FlowKey, L2Header, Port, SynOptions, TcpSegment, bare_rst, bare_syn};
+use crate::frame::{FlowKey, L2Header, Port, TcpSegment, bare_ack, bare_rst};
 use crate::units::Instant;
 
 use super::message::Orphan;
@@ -18,20 +20,18 @@ use super::timers::{Timer, Timers};
 /// Orphans at a time; more are not reset but left to the hosts' own timers.
 const ORPHANS_MAX: usize = 4096;
 
-/// SYNs sent for one orphan, and the time between them: all within the second in which both ends shall know. Linux
-/// answers at most two SYNs per second and connection with a challenge ACK (`tcp_invalid_ratelimit`, 500 ms).
+/// Questions for one orphan, and the time between them: all within the second in which both ends shall know. Linux
+/// answers at most two per second and connection (`tcp_invalid_ratelimit`, 500 ms).
 const TRIES: u32 = 4;
 const TRY_TIME: Duration = Duration::from_millis(260);
-
-/// Any value: the host answers with its own numbers, whatever the SYN says.
-const SYN: SynOptions = SynOptions { mss: 1220, window: 1024 };
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     /// Key of the segments that the host sends.
     host_key: FlowKey,
     l2: L2Header,
-    seq: u32,
+    /// What the questions' numbers are made of: different ones each time, since one may hit the window.
+    number: u32,
     tries: u32,
     timer: Option<Instant>,
 }
@@ -45,20 +45,27 @@ pub(super) struct Orphans {
 }
 
 impl Orphans {
-    /// Begins to reset a connection at our host; `seq` is any number that others cannot guess.
-    pub(super) fn start(&mut self, now: Instant, orphan: &Orphan, seq: u32, timers: &mut Timers, output: &mut Output) {
+    /// Begins to reset a connection at our host; `number` is any that others cannot guess.
+    pub(super) fn start(
+        &mut self,
+        now: Instant,
+        orphan: &Orphan,
+        number: u32,
+        timers: &mut Timers,
+        output: &mut Output,
+    ) {
         let host_key = if orphan.host_is_server { orphan.key.reversed() } else { orphan.key };
         if self.entries.len() >= ORPHANS_MAX || self.by_host_key.contains_key(&host_key) {
             return;
         }
         let id = self.next;
         self.next += 1;
-        self.entries.insert(id, Entry { host_key, l2: orphan.l2, seq, tries: 0, timer: None });
+        self.entries.insert(id, Entry { host_key, l2: orphan.l2, number, tries: 0, timer: None });
         self.by_host_key.insert(host_key, id);
         self.handle_timeout(now, id, timers, output);
     }
 
-    /// Sends the next SYN, or gives up.
+    /// Asks again, or gives up.
     pub(super) fn handle_timeout(&mut self, now: Instant, id: u64, timers: &mut Timers, output: &mut Output) {
         let Some(entry) = self.entries.get_mut(&id) else { return };
         entry.timer = None;
@@ -68,7 +75,9 @@ impl Orphans {
             return;
         }
         entry.tries += 1;
-        output.build(Port::Lan, |frame| bare_syn(frame, &entry.l2, &entry.host_key.reversed(), entry.seq, SYN));
+        let seq = entry.number.wrapping_mul(2 * entry.tries + 1);
+        output
+            .build(Port::Lan, |frame| bare_ack(frame, &entry.l2, &entry.host_key.reversed(), seq, seq.rotate_left(16)));
         timers.set(Timer::Orphan(id), &mut entry.timer, Some(now + TRY_TIME));
     }
 
@@ -115,7 +124,7 @@ impl Orphans {
 mod tests {
     use super::*;
     use crate::buffer::FrameBuf;
-    use crate::frame::{Classified, TcpFlags, VlanIds, bare_ack, classify};
+    use crate::frame::{Classified, TcpFlags, VlanIds, classify};
 
     fn orphan(port: u16) -> Orphan {
         let key =
@@ -135,7 +144,7 @@ mod tests {
         let (mut orphans, mut timers, mut output) = (Orphans::default(), Timers::default(), Output::default());
         let orphan = orphan(40000);
         orphans.start(Instant::ZERO, &orphan, 99, &mut timers, &mut output);
-        assert_eq!(pop(&mut output), Some((orphan.key, TcpFlags::SYN, 99)));
+        assert_eq!(pop(&mut output), Some((orphan.key, TcpFlags::ACK, 3 * 99)));
 
         let mut challenge = FrameBuf::with_headroom();
         bare_ack(&mut challenge, &L2Header::default(), &orphan.key.reversed(), 5000, 7777);
@@ -155,16 +164,16 @@ mod tests {
     fn a_silent_host_is_asked_a_few_times_within_about_a_second() {
         let (mut orphans, mut timers, mut output) = (Orphans::default(), Timers::default(), Output::default());
         orphans.start(Instant::ZERO, &orphan(40000), 99, &mut timers, &mut output);
-        let (mut syns, mut now) = (1, Instant::ZERO);
+        let (mut asked, mut now) = (1, Instant::ZERO);
         while let Some(at) = timers.first() {
             now = at;
             let Some(Timer::Orphan(id)) = timers.pop(now) else { panic!("only this timer is set") };
             let before = output.pop().is_some();
-            assert!(before || syns > 1);
+            assert!(before || asked > 1);
             orphans.handle_timeout(now, id, &mut timers, &mut output);
-            syns += 1;
+            asked += 1;
         }
-        assert_eq!(syns, TRIES + 1);
+        assert_eq!(asked, TRIES + 1);
         assert_eq!(orphans.len(), 0);
         assert!(now <= Instant::from_millis(1_100));
     }

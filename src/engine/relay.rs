@@ -214,17 +214,17 @@ impl Relay {
     }
 
     /// Bytes that the host sent and that were taken from its endpoint.
-    pub(super) fn from_host(&self) -> ByteCount {
+    pub(super) fn taken_from_host(&self) -> ByteCount {
         self.from_host
     }
 
     /// Bytes given to the host's endpoint.
-    pub(super) fn to_host(&self) -> ByteCount {
+    pub(super) fn given_to_host(&self) -> ByteCount {
         self.to_host
     }
 
-    /// Encoded bytes that became [`Relay::to_host`].
-    pub(super) fn from_peer_encoded(&self) -> ByteCount {
+    /// Encoded bytes that became [`Relay::given_to_host`].
+    pub(super) fn taken_from_peer(&self) -> ByteCount {
         self.from_peer_encoded
     }
 

@@ -11,7 +11,7 @@ use super::flow::FlowId;
 pub(super) enum Timer {
     /// A flow: its endpoint, or the stage it is in.
     Flow(FlowId),
-    /// The next SYN towards, or the end of, an orphaned connection.
+    /// The next question to, or the end of, an orphaned connection.
     Orphan(u64),
     /// The peer has been silent for longer than flows can be held.
     Outage,
