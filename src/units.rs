@@ -260,7 +260,7 @@ impl FromStr for BitRate {
             _ => return Err(refuse()),
         };
         let bps = number.parse::<f64>().map_err(|_| refuse())? * scale;
-        if !bps.is_finite() || bps < 1.0 || bps > 1e15 {
+        if !(1.0..=1e15).contains(&bps) {
             return Err(refuse());
         }
         Ok(BitRate(bps.round() as u64))

@@ -258,7 +258,7 @@ fn a_full_socket_takes_a_part_and_the_rest_later() {
         let to = "192.0.2.2:9".parse().unwrap();
         let bytes = vec![0; 1400 * 200];
         let mut done = sender.try_send(to, 1400, &bytes).unwrap();
-        assert!(done < bytes.len() && done % 1400 == 0, "{done}");
+        assert!(done < bytes.len() && done.is_multiple_of(1400), "{done}");
         assert!(sender.counters().send_blocked > 0);
         while done < bytes.len() {
             match sender.try_send(to, 1400, &bytes[done..]) {

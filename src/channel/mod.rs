@@ -75,7 +75,7 @@ pub enum Event {
     Down(DownReason),
     /// The peer opened this stream.
     Opened(StreamId),
-    /// There are new bytes, or the end, to [`Channel::read`].
+    /// There are new bytes, or the end, to [`Channel::peek`].
     Readable(StreamId),
     /// There is room to [`Channel::write`] again after it took less than offered.
     Writable(StreamId),

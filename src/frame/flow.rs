@@ -45,7 +45,7 @@ impl FlowKey {
     /// Appends the encoding for the peer: family and number of VLANs, VIDs, then address and port of source and
     /// destination; big endian.
     ///
-    /// Both addresses have to be of one family, as in every key that [`super::classify`] makes.
+    /// Both addresses have to be of one family, as in every key that [`super::classify()`] makes.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let vids = self.vlans.0.iter().flatten();
         let family = if self.src.is_ipv6() { ENCODED_IPV6 } else { 0 };

@@ -1,6 +1,6 @@
 //! Bytes to a checked view: Ethernet, VLAN stack, IPv4/IPv6, TCP; flow keys; the virtio-net header.
 //!
-//! A *frame* here is what a TAP hands over: a [`VnetHeader`], then Ethernet. [`classify`] says what it carries and
+//! A *frame* here is what a TAP hands over: a [`VnetHeader`], then Ethernet. [`classify()`] says what it carries and
 //! never panics, whatever the bytes. The builders go the other way: they put the outer headers in front of an IP
 //! packet that is already in place in a [`crate::buffer::FrameBuf`].
 
