@@ -1,5 +1,7 @@
 //! How a flow ends, and who has to hear of it.
 
+use std::time::Duration;
+
 use crate::channel::ResetCode;
 use crate::tcp::EndpointState;
 use crate::units::Instant;
@@ -28,6 +30,11 @@ const SUPERSEDED: ResetCode = ResetCode(7);
 
 /// Connections of which a restarted peer is told. More would take longer than the hosts' own patience.
 const LOST_MAX: usize = 4096;
+
+/// Flows that ended in order here, but whose last bytes the peer may still have to deliver: how many are remembered, and
+/// for how long. If the peer restarts meanwhile, its host would wait for an end that never comes.
+const FINISHED_MAX: usize = 1024;
+const FINISHED_TIME: Duration = Duration::from_secs(60);
 
 /// Why a flow ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -111,7 +118,13 @@ impl Engine {
             }
         }
         match ending {
-            Ending::Done => self.counters.flows_finished += 1,
+            Ending::Done => {
+                self.counters.flows_finished += 1;
+                if self.finished.len() >= FINISHED_MAX {
+                    self.finished.pop_front();
+                }
+                self.finished.extend(lost_at_peer(&flow).map(|orphan| (now, orphan)));
+            }
             Ending::Abandoned | Ending::Refused => {}
             _ => self.counters.flows_reset += 1,
         }
@@ -150,10 +163,13 @@ impl Engine {
 
     /// The session is gone. Connections that the peer's hosts still believe in are noted, to be told when it is back.
     pub(super) fn handle_peer_gone(&mut self, now: Instant, remember: bool) {
+        let finished = std::mem::take(&mut self.finished);
         if remember {
             let room = LOST_MAX.saturating_sub(self.lost.len());
-            let lost = self.flows.iter().filter_map(|(_, flow)| lost_at_peer(flow)).take(room);
-            self.lost.extend(lost);
+            let live = self.flows.iter().filter_map(|(_, flow)| lost_at_peer(flow));
+            let is_fresh = |(at, _): &(Instant, Orphan)| now.saturating_since(*at) <= FINISHED_TIME;
+            let finished = finished.into_iter().filter(is_fresh).map(|(_, orphan)| orphan);
+            self.lost.extend(live.chain(finished).take(room));
         }
         self.streams.clear();
         self.end_all(now, Ending::PeerGone);

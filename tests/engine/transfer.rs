@@ -199,6 +199,18 @@ fn a_restarted_appliance_resets_both_hosts_within_a_second_of_coming_back() {
 }
 
 #[test]
+fn an_end_that_a_restart_has_swallowed_becomes_an_error() {
+    let mut world = World::new();
+    let at = world.open(40_000, payload(1, 50_000));
+    assert!(world.run_until(1_000, |world| world.flows(B) == 1));
+    assert!(world.run_until(1_000, |world| world.flows(B) == 0));
+    assert_eq!(world.flows(A), 1, "the far host's FIN is still on its way");
+    world.restart(A);
+    assert!(world.run_until(2_000, |world| world.hosts[A].connections[at].state() == EndpointState::Reset));
+    assert!(world.hosts[B].connections[0].inbox == payload(1, 50_000));
+}
+
+#[test]
 fn shutdown_resets_both_hosts_at_once() {
     let mut world = World::new();
     let at = world.open(40_000, payload(1, 50_000));
