@@ -409,7 +409,11 @@ impl Talk {
                 Err(RecvError::Finished) => {
                     if self.seen.ended_at.is_none() {
                         let received = self.seen.received;
-                        assert_eq!(received, expected, "{end:?} at {at:?}: a clean end before the last byte");
+                        assert_eq!(
+                            received, expected,
+                            "{end:?} at {at:?}: a clean end of connection {} before the last byte",
+                            self.index
+                        );
                         self.seen.ended_at = Some(at);
                     }
                     return acted;

@@ -131,8 +131,10 @@ fn random_connection(random: &mut Pcg64Mcg, path: &PathSpec, flows: u64, calm: b
         _ => random.random_range(0..share),
     };
     let bytes = [size(), size()];
-    // A host's own TCP is slow over losses: there only little passes un-accelerated.
-    let accelerated = random.random_bool(0.85);
+    // A simulated host's own TCP recovers poorly (it may even lose a FIN for good): what passes un-accelerated is little,
+    // and meets no losses but those of a full queue.
+    let gentle = calm && path.loss_share() == 0.0 && !path.link.jitter.reorders;
+    let accelerated = !gentle || random.random_bool(0.7);
     let bytes = if accelerated { bytes } else { bytes.map(|len| len.min(50_000)) };
     let mut connection = Connection {
         client: random_end(random),
