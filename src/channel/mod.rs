@@ -375,7 +375,7 @@ impl Channel {
                 self.initiate_at = self.peer_address.map(|_| now);
             }
         }
-        let rekey = !self.silent && self.initiated.is_none() && self.keyring.rekey_at().is_some_and(|at| at <= now);
+        let rekey = !self.silent && self.keyring.rekey_at().is_some_and(|at| at <= now);
         if rekey && self.initiate_at.is_none() {
             self.initiate_at = Some(now);
         }

@@ -305,7 +305,7 @@ impl Controller {
         let mut ended = false;
         if let Some(sample) = report.sample {
             // An app-limited sample counts only where it shows more than is known.
-            if !sample.app_limited || sample.rate > self.delivery_rate() || self.rates.is_empty() {
+            if !sample.app_limited || sample.rate > self.delivery_rate() {
                 self.on_sample(sample.rate);
             }
             if sample.prior_delivered >= self.round_ends_at {
@@ -365,7 +365,7 @@ impl Controller {
         }
 
         match self.phase {
-            Phase::Accelerate => self.on_round_accelerating(now, app_limited),
+            Phase::Accelerate => self.on_round_accelerating(now, app_limited, report.in_flight),
             Phase::Drain => {
                 if self.phase_rounds >= 4 {
                     self.enter_cruise(now);
@@ -384,7 +384,7 @@ impl Controller {
         }
     }
 
-    fn on_round_accelerating(&mut self, now: Instant, app_limited: bool) {
+    fn on_round_accelerating(&mut self, now: Instant, app_limited: bool, in_flight: ByteCount) {
         let rate = self.delivery_rate();
         let grew = rate >= self.flat_base.percent(GROWTH);
         if grew {
@@ -394,6 +394,10 @@ impl Controller {
             self.flat_rounds += 1;
         }
         // A queue of a quarter RTT with a rate that no longer grows, or a deep one anyhow: this is the path's rate.
+        // A sender with little to say proves nothing, whatever jitter makes its few samples look like.
+        if app_limited && in_flight.as_u64() < INITIAL_WINDOW / 2 * self.config.datagram.as_u64() {
+            return;
+        }
         let queued = self.queue > (self.min_rtt / 4).max(4 * QUEUE_FLOOR);
         let deep = self.queue > (self.min_rtt / 2).max(8 * QUEUE_FLOOR);
         if self.flat_rounds >= FLAT_ROUNDS || (queued && !grew) || deep {
