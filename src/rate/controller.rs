@@ -47,6 +47,8 @@ const MEAN_ROUNDS: usize = 4;
 const FOREIGN_QUEUE_ROUNDS: u32 = 8;
 /// Window in datagrams before anything is known.
 const INITIAL_WINDOW: u64 = 128;
+/// Over a short path the initial window per RTT would claim more than any link has.
+const INITIAL_RATE_MAX: BitRate = BitRate::from_mbps(100);
 /// The window never falls below this many datagrams.
 const WINDOW_MIN: u64 = 16;
 /// Window as a share of the BDP in percent; what is above 100 absorbs ack aggregation and jitter.
@@ -119,8 +121,10 @@ pub struct Controller {
     phase_since: Instant,
     phase_rounds: u32,
     gain: u64,
-    /// Descending maxima of the delivery rate: (round, rate).
+    /// Descending maxima of the delivery rate: (round, rate). Never empty.
     rates: VecDeque<(u64, BitRate)>,
+    /// There has been a sample.
+    is_measured: bool,
     /// Delivered bytes and moments at the ends of the last rounds, newest last.
     recent: VecDeque<(Instant, u64)>,
     round: u64,
@@ -133,6 +137,9 @@ pub struct Controller {
     min_rtt: Duration,
     min_rtt_seen: Instant,
     rttvar: Duration,
+    /// How much the smallest RTT of a round moves from one cruising round to the next: delay that varies by itself.
+    wander: Duration,
+    last_round_min: Option<Duration>,
     flat_base: BitRate,
     flat_rounds: u32,
     before_probe: BitRate,
@@ -146,22 +153,30 @@ pub struct Controller {
 impl Controller {
     /// A controller that knows nothing but the first RTT.
     pub fn new(config: ControllerConfig, now: Instant, rtt: Duration) -> Self {
+        let min_rtt = rtt.max(Duration::from_micros(50));
+        // What the initial window comes to is taken for the rate until acks say otherwise: a few small samples of a
+        // sender with little to say must not bring it down.
+        let initial = BitRate::from_transfer(ByteCount::new(INITIAL_WINDOW * config.datagram.as_u64()), min_rtt)
+            .min(INITIAL_RATE_MAX);
         Controller {
             config,
             phase: Phase::Accelerate,
             phase_since: now,
             phase_rounds: 0,
             gain: START_GAIN,
-            rates: VecDeque::new(),
+            rates: VecDeque::from([(0, initial)]),
+            is_measured: false,
             recent: VecDeque::new(),
             round: 0,
             round_ends_at: 0,
             round_rates: (0, 0),
             round_min_rtt: None,
             queue: Duration::ZERO,
-            min_rtt: rtt.max(Duration::from_micros(50)),
+            min_rtt,
             min_rtt_seen: now,
             rttvar: Duration::ZERO,
+            wander: Duration::ZERO,
+            last_round_min: None,
             flat_base: BitRate::ZERO,
             flat_rounds: 0,
             before_probe: BitRate::ZERO,
@@ -180,12 +195,7 @@ impl Controller {
 
     /// The path's delivery rate as estimated; before the first sample, the initial window per RTT.
     pub fn delivery_rate(&self) -> BitRate {
-        match self.rates.front() {
-            Some((_, rate)) => *rate,
-            None => {
-                BitRate::from_transfer(ByteCount::new(INITIAL_WINDOW * self.config.datagram.as_u64()), self.min_rtt)
-            }
-        }
+        self.rates.front().map_or(BitRate::ZERO, |(_, rate)| *rate)
     }
 
     /// Share of datagrams that the path loses by itself, in permille.
@@ -217,7 +227,7 @@ impl Controller {
     /// ends of a sample's interval); while a queue stands, the mean over whole rounds is what the path delivers.
     fn cruising_rate(&self) -> BitRate {
         let estimate = self.delivery_rate();
-        let queued = matches!(self.phase, Phase::Cruise | Phase::Down) && self.queue > self.queue_target();
+        let queued = self.phase == Phase::Cruise && self.queue > self.queue_target();
         match self.mean_rate() {
             Some(mean) if queued && !self.foreign_queue => estimate.min(mean),
             _ => estimate,
@@ -244,13 +254,13 @@ impl Controller {
     }
 
     fn queue_target(&self) -> Duration {
-        (self.min_rtt / 16).max(QUEUE_FLOOR).max(self.rttvar / 2)
+        (self.min_rtt / 16).max(QUEUE_FLOOR).max(self.wander * 3 / 2)
     }
 
     /// Most bytes that may be in flight.
     pub fn window(&self) -> ByteCount {
         let datagram = self.config.datagram.as_u64();
-        if self.rates.is_empty() {
+        if !self.is_measured {
             return ByteCount::new(INITIAL_WINDOW * datagram);
         }
         let searching = self.phase == Phase::Accelerate && self.queue <= (self.min_rtt / 8).max(QUEUE_FLOOR);
@@ -328,8 +338,9 @@ impl Controller {
     fn on_sample(&mut self, rate: BitRate) {
         self.round_rates.0 += u128::from(rate.as_bps());
         self.round_rates.1 += 1;
+        self.is_measured = true;
         // While accelerating the newest sample is the best; otherwise the mean of a round, which jitter moves less.
-        if self.phase == Phase::Accelerate || self.rates.is_empty() {
+        if self.phase == Phase::Accelerate {
             self.on_rate(rate);
         }
     }
@@ -357,6 +368,11 @@ impl Controller {
         }
         if let Some(round_min) = self.round_min_rtt.take() {
             self.queue = round_min.saturating_sub(self.min_rtt);
+            let steady = self.phase == Phase::Cruise && self.phase_rounds > 1;
+            if let Some(last) = self.last_round_min.filter(|_| steady) {
+                self.wander = (self.wander * 7 + last.abs_diff(round_min)) / 8;
+            }
+            self.last_round_min = Some(round_min);
         }
         let (sum, samples) = std::mem::take(&mut self.round_rates);
         let round_rate = BitRate::from_bps(u64::try_from(sum / u128::from(samples.max(1))).unwrap_or(u64::MAX));
