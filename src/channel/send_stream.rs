@@ -22,7 +22,10 @@ pub(super) struct SendStream {
     next: u64,
     /// Sent, lost (or presumed so by a probe) and not yet sent again.
     lost: RangeSet,
+    /// Acknowledged above the ring's base.
     acked: RangeSet,
+    /// Written and not acknowledged.
+    unacked: u64,
     /// Bytes the peer's end has taken out of the stream.
     consumed: u64,
     /// The peer takes bytes below this offset.
@@ -43,6 +46,11 @@ impl SendStream {
         self.ring.end() - self.consumed
     }
 
+    /// Written and not yet known to have arrived.
+    pub(super) fn unacked(&self) -> u64 {
+        self.unacked
+    }
+
     /// Bytes that may still be written under the peer's credit.
     pub(super) fn credit(&self) -> u64 {
         if self.finished { 0 } else { self.limit.saturating_sub(self.ring.end()) }
@@ -50,6 +58,7 @@ impl SendStream {
 
     pub(super) fn write(&mut self, bytes: &[u8]) {
         self.ring.write(self.ring.end(), bytes);
+        self.unacked += bytes.len() as u64;
     }
 
     pub(super) fn finish(&mut self) {
@@ -112,14 +121,17 @@ impl SendStream {
             self.fin_lost = false;
         }
         self.lost.remove(range.clone());
-        if range.start == self.ring.base() && self.acked.is_empty() {
-            self.ring.advance(range.end);
-            return;
-        }
         if range.end <= self.ring.base() {
             return;
         }
-        self.acked.insert(range.start.max(self.ring.base())..range.end);
+        let start = range.start.max(self.ring.base());
+        if start == self.ring.base() && self.acked.is_empty() {
+            self.unacked -= range.end - start;
+            self.ring.advance(range.end);
+            return;
+        }
+        let unacked = &mut self.unacked;
+        self.acked.insert_with(start..range.end, |new| *unacked -= new.end - new.start);
         if let Some(first) = self.acked.first()
             && first.start <= self.ring.base()
         {

@@ -50,9 +50,12 @@ pub(super) struct Streams {
     blocked: VecDeque<StreamId>,
     events: VecDeque<Event>,
     backlog: u64,
+    /// Written and not known to have arrived, all streams.
+    unacked: u64,
     /// Streams with backlog.
     active: u64,
     limit: u64,
+    reassembly_limit: u64,
 }
 
 impl Streams {
@@ -68,8 +71,10 @@ impl Streams {
             blocked: VecDeque::new(),
             events: VecDeque::new(),
             backlog: 0,
+            unacked: 0,
             active: 0,
             limit: 4 * BACKLOG_SHARE_MIN,
+            reassembly_limit: 8 * BACKLOG_SHARE_MIN,
         }
     }
 
@@ -104,26 +109,32 @@ impl Streams {
         self.backlog
     }
 
-    /// Changes the bound on the backlog of all streams together.
-    pub(super) fn set_backlog_limit(&mut self, limit: u64) {
+    /// Changes the bound on what all streams together have written and not yet brought to the peer, and the wider one
+    /// on what the peer has not consumed: that includes bytes which have arrived and wait behind a lost one.
+    pub(super) fn set_backlog_limits(&mut self, limit: u64, reassembly_limit: u64) {
         self.limit = limit.max(4 * BACKLOG_SHARE_MIN);
+        self.reassembly_limit = reassembly_limit.max(self.limit);
     }
 
     pub(super) fn writable(&self, id: StreamId) -> u64 {
         let Some(stream) = self.table.get(&id) else { return 0 };
-        let own = stream.send.backlog();
-        let sharers = (self.active + u64::from(own == 0)).max(1);
-        let share = (self.limit / sharers).max(BACKLOG_SHARE_MIN).saturating_sub(own);
-        let rest = self.limit.saturating_sub(self.backlog).max(BACKLOG_SHARE_MIN.saturating_sub(own));
-        share.min(rest).min(stream.send.credit())
+        let sharers = (self.active + u64::from(stream.send.backlog() == 0)).max(1);
+        let room = |limit: u64, own: u64, all: u64| {
+            let share = (limit / sharers).max(BACKLOG_SHARE_MIN).saturating_sub(own);
+            share.min(limit.saturating_sub(all).max(BACKLOG_SHARE_MIN.saturating_sub(own)))
+        };
+        room(self.limit, stream.send.unacked(), self.unacked)
+            .min(room(self.reassembly_limit, stream.send.backlog(), self.backlog))
+            .min(stream.send.credit())
     }
 
     /// Applies a change to a stream's send side and keeps the totals right.
     fn account<R>(&mut self, id: StreamId, change: impl FnOnce(&mut Stream) -> R) -> Option<R> {
         let stream = self.table.get_mut(&id)?;
-        let before = stream.send.backlog();
+        let (before, unacked_before) = (stream.send.backlog(), stream.send.unacked());
         let result = change(stream);
         let after = stream.send.backlog();
+        self.unacked = self.unacked - unacked_before + stream.send.unacked();
         self.backlog = self.backlog - before + after;
         self.active = self.active - u64::from(before > 0) + u64::from(after > 0);
         Some(result)
@@ -163,6 +174,7 @@ impl Streams {
         let Some(stream) = self.table.remove(&id) else { return false };
         let backlog = stream.send.backlog();
         self.backlog -= backlog;
+        self.unacked -= stream.send.unacked();
         self.active -= u64::from(backlog > 0);
         true
     }
@@ -429,7 +441,7 @@ mod tests {
     #[test]
     fn backlog_is_bounded_for_one_and_shared_by_many() {
         let mut streams = Streams::new(true);
-        streams.set_backlog_limit(1 << 20);
+        streams.set_backlog_limits(1 << 20, 1 << 20);
         let ids: Vec<_> = (0..4).map(|_| streams.open().unwrap()).collect();
         let big = vec![0; 4 << 20];
         assert_eq!(streams.write(ids[0], &big), 1 << 20);

@@ -137,9 +137,10 @@ pub struct Controller {
     min_rtt: Duration,
     min_rtt_seen: Instant,
     rttvar: Duration,
-    /// How much the smallest RTT of a round moves from one cruising round to the next: delay that varies by itself.
+    /// Mean of the smallest RTT of cruising rounds, and how far single rounds are from it: delay that varies by itself,
+    /// where a standing queue would be steady.
+    usual_rtt: Option<Duration>,
     wander: Duration,
-    last_round_min: Option<Duration>,
     flat_base: BitRate,
     flat_rounds: u32,
     before_probe: BitRate,
@@ -176,7 +177,7 @@ impl Controller {
             min_rtt_seen: now,
             rttvar: Duration::ZERO,
             wander: Duration::ZERO,
-            last_round_min: None,
+            usual_rtt: None,
             flat_base: BitRate::ZERO,
             flat_rounds: 0,
             before_probe: BitRate::ZERO,
@@ -229,7 +230,8 @@ impl Controller {
         let estimate = self.delivery_rate();
         let queued = self.phase == Phase::Cruise && self.queue > self.queue_target();
         match self.mean_rate() {
-            Some(mean) if queued && !self.foreign_queue => estimate.min(mean),
+            // Never far below: what we send bounds what we see delivered.
+            Some(mean) if queued && !self.foreign_queue => estimate.min(mean).max(estimate.percent(90)),
             _ => estimate,
         }
     }
@@ -254,7 +256,7 @@ impl Controller {
     }
 
     fn queue_target(&self) -> Duration {
-        (self.min_rtt / 16).max(QUEUE_FLOOR).max(self.wander * 3 / 2)
+        (self.min_rtt / 16).max(QUEUE_FLOOR).max(self.wander * 5 / 2)
     }
 
     /// Most bytes that may be in flight.
@@ -368,11 +370,11 @@ impl Controller {
         }
         if let Some(round_min) = self.round_min_rtt.take() {
             self.queue = round_min.saturating_sub(self.min_rtt);
-            let steady = self.phase == Phase::Cruise && self.phase_rounds > 1;
-            if let Some(last) = self.last_round_min.filter(|_| steady) {
-                self.wander = (self.wander * 7 + last.abs_diff(round_min)) / 8;
+            if self.phase == Phase::Cruise && self.phase_rounds > 1 {
+                let usual = self.usual_rtt.unwrap_or(round_min);
+                self.wander = (self.wander * 15 + usual.abs_diff(round_min)) / 16;
+                self.usual_rtt = Some((usual * 15 + round_min) / 16);
             }
-            self.last_round_min = Some(round_min);
         }
         let (sum, samples) = std::mem::take(&mut self.round_rates);
         let round_rate = BitRate::from_bps(u64::try_from(sum / u128::from(samples.max(1))).unwrap_or(u64::MAX));
@@ -406,17 +408,19 @@ impl Controller {
         if grew {
             self.flat_base = rate;
             self.flat_rounds = 0;
-        } else if !app_limited {
+        } else {
             self.flat_rounds += 1;
         }
-        // A queue of a quarter RTT with a rate that no longer grows, or a deep one anyhow: this is the path's rate.
         // A sender with little to say proves nothing, whatever jitter makes its few samples look like.
         if app_limited && in_flight.as_u64() < INITIAL_WINDOW / 2 * self.config.datagram.as_u64() {
             return;
         }
+        // A queue and a rate that no longer grows: this is the path's rate. Where the RTT varies by itself a queue is
+        // not to be told from it, and the rate has to stand still for longer.
         let queued = self.queue > (self.min_rtt / 4).max(4 * QUEUE_FLOOR);
-        let deep = self.queue > (self.min_rtt / 2).max(8 * QUEUE_FLOOR);
-        if self.flat_rounds >= FLAT_ROUNDS || (queued && !grew) || deep {
+        let noisy = self.rttvar > self.min_rtt / 8;
+        let rounds = if queued && !noisy { 1 } else { FLAT_ROUNDS };
+        if self.flat_rounds >= rounds {
             self.enter(now, Phase::Drain, DRAIN_GAIN);
         }
     }
