@@ -370,10 +370,10 @@ impl Controller {
         }
         if let Some(round_min) = self.round_min_rtt.take() {
             self.queue = round_min.saturating_sub(self.min_rtt);
-            if self.phase == Phase::Cruise && self.phase_rounds > 1 {
+            if self.phase == Phase::Cruise && self.phase_rounds > 0 {
                 let usual = self.usual_rtt.unwrap_or(round_min);
-                self.wander = (self.wander * 15 + usual.abs_diff(round_min)) / 16;
-                self.usual_rtt = Some((usual * 15 + round_min) / 16);
+                self.wander = (self.wander * 7 + usual.abs_diff(round_min)) / 8;
+                self.usual_rtt = Some((usual * 7 + round_min) / 8);
             }
         }
         let (sum, samples) = std::mem::take(&mut self.round_rates);
@@ -441,9 +441,10 @@ impl Controller {
         }
         // A deep queue while less than the estimate arrives: the path has become slower.
         let deep = self.queue > (self.min_rtt / 2).max(4 * target);
-        if deep && !app_limited && round_rate > BitRate::ZERO && round_rate < self.delivery_rate().percent(85) {
+        let mean = self.mean_rate().filter(|mean| !app_limited && *mean < self.delivery_rate().percent(85));
+        if let Some(mean) = mean.filter(|_| deep) {
             self.rates.clear();
-            self.rates.push_back((self.round, round_rate));
+            self.rates.push_back((self.round, mean));
             self.recent.clear();
             self.corrected_rounds = 0;
             self.enter(now, Phase::Drain, DRAIN_GAIN);
@@ -463,7 +464,10 @@ impl Controller {
     /// A probe was answered with more: accelerate.
     fn follow(&mut self, now: Instant, round_rate: BitRate) -> bool {
         let known = self.before_probe;
-        if known == BitRate::ZERO || round_rate < known.percent(FOUND_MORE) || self.queue > self.min_rtt / 4 {
+        if known == BitRate::ZERO
+            || round_rate < known.percent(FOUND_MORE)
+            || self.queue > (self.min_rtt / 4).max(self.queue_target() * 2)
+        {
             return false;
         }
         self.before_probe = BitRate::ZERO;
