@@ -26,6 +26,20 @@ pub fn run(command: &mut Command) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
+/// Runs `work` inside the namespace `name`, on a thread of its own: sockets made there stay there, wherever they are used
+/// later.
+pub fn enter<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> T {
+    let path = PathBuf::from("/run/netns").join(name);
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(move || {
+            let namespace = File::open(&path).expect("the namespace exists");
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may enter");
+            work()
+        });
+        inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
 /// A network namespace of our own; deleted, with all its interfaces, when dropped.
 #[derive(Debug)]
 pub struct Netns {
@@ -62,17 +76,9 @@ impl Netns {
         command
     }
 
-    /// Runs `work` inside, on a thread of its own: sockets made there stay there, wherever they are used later.
+    /// As [`enter`], into this one.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
-        let path = PathBuf::from("/run/netns").join(&self.name);
-        std::thread::scope(|scope| {
-            let inside = scope.spawn(move || {
-                let namespace = File::open(&path).expect("the namespace exists");
-                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).expect("root may enter");
-                work()
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        enter(&self.name, work)
     }
 
     /// Joins interface `own` of this namespace and `theirs` of the other by a virtual cable, both up.
