@@ -16,6 +16,20 @@ impl RangeSet {
         if range.is_empty() {
             return;
         }
+        // Most ranges continue the last one, or follow it: no search, no insertion.
+        if let Some(mut last) = self.ranges.last_entry()
+            && range.start >= *last.key()
+        {
+            let end = *last.get();
+            if range.start > end {
+                on_new(range.clone());
+                self.ranges.insert(range.start, range.end);
+            } else if range.end > end {
+                *last.get_mut() = range.end;
+                on_new(end..range.end);
+            }
+            return;
+        }
         let (mut start, mut end) = (range.start, range.end);
         let mut cursor = range.start;
         // The range that begins at or before ours and touches it becomes part of ours.
@@ -72,7 +86,9 @@ impl RangeSet {
 
     /// Takes everything below `limit` out.
     pub(super) fn remove_below(&mut self, limit: u64) {
-        self.remove(0..limit);
+        if self.ranges.first_key_value().is_some_and(|(&start, _)| start < limit) {
+            self.remove(0..limit);
+        }
     }
 
     /// Whether `value` is in the set.

@@ -122,6 +122,11 @@ impl RecvStream {
         }
     }
 
+    /// Gives memory back that has not been used for a while.
+    pub(super) fn release_idle(&mut self) {
+        self.ring.release_idle();
+    }
+
     /// Bytes consumed since the stream began.
     pub(super) fn consumed(&self) -> u64 {
         self.ring.base()

@@ -1,7 +1,7 @@
 //! A window onto a byte stream: bytes between two absolute offsets, kept in a ring that grows with what it holds.
 
 /// Capacity below which nothing is given back to the allocator.
-const KEEP: usize = 256 * 1024;
+const KEEP: usize = 64 * 1024;
 
 /// Stream bytes from `base` on, at most the ring's capacity.
 #[derive(Clone, Debug, Default)]
@@ -9,6 +9,8 @@ pub(super) struct ByteRing {
     storage: Vec<u8>,
     base: u64,
     end: u64,
+    /// Something was written since [`ByteRing::release_idle`] was last asked.
+    touched: bool,
 }
 
 impl ByteRing {
@@ -32,7 +34,7 @@ impl ByteRing {
             return;
         }
         let storage = vec![0; span.next_power_of_two().max(4096)];
-        let mut bigger = ByteRing { storage, base: self.base, end: self.end };
+        let mut bigger = ByteRing { storage, base: self.base, end: self.end, touched: self.touched };
         let mut offset = self.base;
         while offset < self.end {
             let chunk = self.chunk(offset, (self.end - offset) as usize).len();
@@ -56,6 +58,7 @@ impl ByteRing {
         if bytes.is_empty() {
             return;
         }
+        self.touched = true;
         let end = offset + bytes.len() as u64;
         self.grow((end.max(self.end) - self.base) as usize);
         let place = self.place(offset);
@@ -94,7 +97,12 @@ impl ByteRing {
         debug_assert!(base >= self.base);
         self.base = base;
         self.end = self.end.max(base);
-        if self.base == self.end && self.storage.len() > KEEP {
+    }
+
+    /// Gives the memory of an empty ring back if nothing was written since the last call. A ring in use runs empty after
+    /// every loss is repaired: to give its memory back then would cost more page faults than copying.
+    pub(super) fn release_idle(&mut self) {
+        if !std::mem::take(&mut self.touched) && self.base == self.end && self.storage.len() > KEEP {
             self.storage = Vec::new();
         }
     }
@@ -132,6 +140,24 @@ mod tests {
                 prop_assert_eq!((ring.base(), ring.end()), (read, written));
             }
         }
+    }
+
+    #[test]
+    fn memory_stays_while_the_ring_is_in_use_and_goes_when_it_rests_empty() {
+        let mut ring = ByteRing::default();
+        ring.write(0, &[7; 4 * KEEP]);
+        ring.advance(4 * KEEP as u64);
+        ring.release_idle();
+        assert_eq!(ring.capacity(), 4 * KEEP);
+        ring.write(4 * KEEP as u64, b"x");
+        ring.release_idle();
+        ring.release_idle();
+        assert_eq!(ring.capacity(), 4 * KEEP, "not empty");
+        ring.advance(4 * KEEP as u64 + 1);
+        ring.release_idle();
+        assert_eq!(ring.capacity(), 0);
+        ring.write(4 * KEEP as u64 + 1, b"y");
+        assert_eq!((ring.base(), ring.end()), (4 * KEEP as u64 + 1, 4 * KEEP as u64 + 2));
     }
 
     #[test]

@@ -166,6 +166,11 @@ impl SendStream {
         true
     }
 
+    /// Gives memory back that has not been used for a while.
+    pub(super) fn release_idle(&mut self) {
+        self.ring.release_idle();
+    }
+
     pub(super) fn memory(&self) -> usize {
         self.ring.capacity()
     }
