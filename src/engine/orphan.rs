@@ -76,8 +76,11 @@ impl Orphans {
         }
         entry.tries += 1;
         let seq = entry.number.wrapping_mul(2 * entry.tries + 1);
-        output
-            .build(Port::Lan, |frame| bare_ack(frame, &entry.l2, &entry.host_key.reversed(), seq, seq.rotate_left(16)));
+        // Some stacks look at the acknowledgement first, and answer only one of what was never sent: of two numbers that
+        // are half the sequence space apart, one is ahead of them.
+        let ack =
+            entry.number.rotate_left(16).wrapping_add(entry.tries << 31).wrapping_add((entry.tries - 1) / 2 << 30);
+        output.build(Port::Lan, |frame| bare_ack(frame, &entry.l2, &entry.host_key.reversed(), seq, ack));
         timers.set(Timer::Orphan(id), &mut entry.timer, Some(now + TRY_TIME));
     }
 
@@ -176,6 +179,23 @@ mod tests {
         assert_eq!(asked, TRIES + 1);
         assert_eq!(orphans.len(), 0);
         assert!(now <= Instant::from_millis(1_100));
+    }
+
+    #[test]
+    fn of_two_questions_one_acknowledges_what_was_never_sent() {
+        let (mut orphans, mut timers, mut output) = (Orphans::default(), Timers::default(), Output::default());
+        orphans.start(Instant::ZERO, &orphan(40000), 0x1234_5678, &mut timers, &mut output);
+        let mut acks = Vec::new();
+        while let Some((_, frame)) = output.pop() {
+            let Classified::Tcp(segment) = classify(&frame) else { panic!("a segment was built") };
+            acks.push(segment.ack);
+            orphans.handle_timeout(Instant::ZERO, 0, &mut timers, &mut output);
+        }
+        assert_eq!(acks.len(), TRIES as usize);
+        for pair in acks.chunks(2) {
+            assert_eq!(pair[0].wrapping_sub(pair[1]), 1 << 31);
+        }
+        assert_ne!(acks[0], acks[2]);
     }
 
     #[test]

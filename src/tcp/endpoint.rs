@@ -221,11 +221,12 @@ impl Endpoint {
             self.recovery.on_retry(self.egress.sequence.snd_una, covers);
             self.announce_loss(now);
         }
+        let clock = self.stack_clock(now);
         let is_due = self.run(now, |stack, egress| {
             let Stack { interface, sockets, .. } = stack;
             let mut card = Card { received: None, egress, pool };
             for _ in 0..=FRAMES_MAX {
-                if interface.poll_egress(stack_time(now), &mut card, sockets) == PollResult::None {
+                if interface.poll_egress(stack_time(clock), &mut card, sockets) == PollResult::None {
                     break;
                 }
             }
@@ -267,6 +268,9 @@ impl Endpoint {
     pub fn poll_timeout(&mut self, now: Instant) -> Option<Instant> {
         if self.is_due || !self.egress.frames.is_empty() {
             return Some(now);
+        }
+        if self.holds_last_bytes() {
+            return None;
         }
         let stack_at = self.run(now, |stack, _| {
             stack
@@ -318,9 +322,21 @@ impl Endpoint {
         Some(result)
     }
 
-    /// Whether the host has finished its direction and every byte of it has been read.
+    /// Whether the host has finished its direction and every byte of it has been read. Never after a panic of the stack,
+    /// which took unread bytes with it.
     pub fn is_recv_finished(&self) -> bool {
-        self.fin_received && self.readable() == 0
+        self.fin_received && self.stack.is_some() && self.readable() == 0
+    }
+
+    /// The time the stack sees when it is asked for what is due. In TIME-WAIT all that time does is to end it, and to
+    /// discard what has not been read: until that has been, it stands still at the host's last segment.
+    fn stack_clock(&self, now: Instant) -> Instant {
+        if self.holds_last_bytes() { self.heard_at } else { now }
+    }
+
+    /// Whether both directions have ended in order and the host's last bytes have not been read.
+    fn holds_last_bytes(&self) -> bool {
+        self.socket_state == State::TimeWait && self.readable() > 0
     }
 
     /// Room in the send buffer; zero while [`EndpointState::Opening`] and after [`Endpoint::finish`].
@@ -448,10 +464,12 @@ mod tests {
         let now = lan.now;
         let next = lan.syns[0].view().seq.wrapping_add(1);
         let endpoint = lan.end(CONNECTING);
+        endpoint.fin_received = true;
         endpoint.run(now, |_, _| panic!("a test of the guard"));
         assert_eq!((endpoint.state(), endpoint.stats().panics), (EndpointState::Reset, 1));
         let mut frames = Vec::new();
         endpoint.poll(now, &mut FramePool::default(), &mut |frame| frames.push(frame));
+        assert!(!endpoint.is_recv_finished());
         let Classified::Tcp(rst) = classify(&frames[0]) else { panic!("{frames:?}") };
         assert!(rst.flags.rst() && rst.seq == next);
         assert_eq!((endpoint.readable(), endpoint.writable(), endpoint.send(b"x")), (0, 0, 0));

@@ -124,6 +124,25 @@ fn a_direction_that_ended_leaves_the_other_running_for_hours() {
 }
 
 #[test]
+fn the_last_bytes_wait_for_their_reader_longer_than_time_wait() {
+    let mut lan = Lan::v4();
+    lan.open();
+    lan.end(ACCEPTING).finish();
+    lan.run_until(|lan| lan.end(CONNECTING).is_recv_finished());
+    assert_eq!(lan.end(CONNECTING).send(&[7; 5000]), 5000);
+    lan.end(CONNECTING).finish();
+    lan.run_until(|lan| lan.end(CONNECTING).state() == EndpointState::Closed);
+    let steps = lan.steps;
+    lan.run_for(Duration::from_secs(3600));
+    assert!(lan.steps < steps + 10, "waiting for a reader is no work");
+    assert_eq!((lan.end(ACCEPTING).state(), lan.end(ACCEPTING).readable()), (EndpointState::Open, 5000));
+    assert!(!lan.end(ACCEPTING).is_recv_finished());
+    assert_eq!(lan.end(ACCEPTING).recv(|bytes| (bytes.len(), bytes == [7; 5000])), Some(true));
+    assert!(lan.end(ACCEPTING).is_recv_finished());
+    assert_eq!(lan.end(ACCEPTING).state(), EndpointState::Closed);
+}
+
+#[test]
 fn an_abort_resets_the_other_end_with_the_next_poll() {
     for end in [CONNECTING, ACCEPTING] {
         for mut lan in [Lan::v4(), Lan::v6()] {

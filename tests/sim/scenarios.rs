@@ -338,7 +338,6 @@ fn restart_behind_a_host_that_is_done(connection: Connection) -> Network {
 }
 
 #[test]
-#[ignore = "fails: the engine forgets a flow once its own host is done, before the peer has confirmed the rest"]
 fn a_restart_while_the_last_bytes_are_under_way_is_told_to_the_host_that_misses_them() {
     for bytes in [4 * MB, 100_000, 5_000] {
         let connection = Connection { reply_after_end: true, ..Connection::both_ways(1000, bytes) };
@@ -348,14 +347,12 @@ fn a_restart_while_the_last_bytes_are_under_way_is_told_to_the_host_that_misses_
 }
 
 #[test]
-#[ignore = "fails: the engine forgets a flow once its own host is done, before the peer has confirmed the rest"]
 fn a_restart_while_the_last_end_is_under_way_is_told_to_the_host_that_waits_for_it() {
     let network = restart_behind_a_host_that_is_done(transfer(MB));
     assert!(network.seen(End::A, 0).reset_at.is_some());
 }
 
 #[test]
-#[ignore = "fails: what an endpoint has not been read of is discarded when its TIME-WAIT is over, and then counts as the end"]
 fn a_receiver_that_rests_longer_than_time_wait_still_gets_the_last_bytes() {
     // Sizes around what all buffers on the way hold: the sender is done, and its appliance still has some of it.
     for bytes in (20..36).map(|step| step * 100_000) {
