@@ -70,6 +70,7 @@ class Lab:
     def __init__(self, name, *options):
         self.name = name
         self.options = options
+        self.routed = "--routed" in options
 
     def __enter__(self):
         self.run("down")

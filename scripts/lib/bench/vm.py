@@ -205,6 +205,16 @@ class Vm:
         self.qmp("migrate-set-capabilities", capabilities=enabled)
         self.qmp("migrate-set-parameters", **{"max-bandwidth": 20_000_000_000})
 
+    def start_saved(self, seconds=60):
+        """Runs a guest started from its saved state, once that is loaded."""
+        deadline = time.monotonic() + seconds
+        while self.qmp("query-status")["status"] == "inmigrate":
+            if time.monotonic() > deadline:
+                raise common.Failure(f"QEMU ({self.name}): the saved state was not loaded within {seconds} s")
+            time.sleep(0.1)
+        self.qmp("cont")
+        self.wait_line("B", 20)
+
     def wait_migrated(self, seconds):
         def ended():
             return next((data["status"] for _, name, data in self.events if name == "MIGRATION" and data["status"] in ENDS), None)
