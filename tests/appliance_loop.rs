@@ -45,6 +45,10 @@ const FLOOD_BATCHES: usize = 300;
 const FLOOD_DATAGRAMS: usize = 50;
 const FLOOD_DATAGRAM: usize = 1300;
 
+/// Followed by the moment at which it was sent; takes long to handle.
+const STAMPED: &[u8] = b"stamped";
+const STAMPED_TIME: Duration = Duration::from_millis(1);
+
 /// A stand-in: forwards, mirrors, echoes datagrams in pairs, and wants to be called every `period`.
 #[derive(Default)]
 struct StandIn {
@@ -58,6 +62,8 @@ struct StandIn {
 #[derive(Default)]
 struct Seen {
     timeouts: Vec<(Instant, Instant)>,
+    /// Stamped datagrams, and how many of them were said to have come before they were sent.
+    stamped: (u32, u32),
     recycled: usize,
     was_shut_down: bool,
 }
@@ -73,7 +79,14 @@ impl Driven for StandIn {
         Fate::Taken
     }
 
-    fn handle_datagram(&mut self, _: Instant, from: SocketAddr, datagram: &mut [u8]) {
+    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
+        if let Some(stamp) = datagram.strip_prefix(STAMPED) {
+            let sent = Instant::from_nanos(u64::from_be_bytes(stamp.try_into().unwrap()));
+            let stamped = &mut self.seen.lock().unwrap().stamped;
+            *stamped = (stamped.0 + 1, stamped.1 + u32::from(now < sent));
+            thread::sleep(STAMPED_TIME);
+            return;
+        }
         if datagram == FLOOD {
             self.echoes.extend((0..FLOOD_BATCHES).map(|_| (from, vec![0; FLOOD_DATAGRAM * FLOOD_DATAGRAMS])));
             return;
@@ -255,6 +268,22 @@ fn frames_and_datagrams_of_the_engine_leave_and_its_buffers_come_back() {
         let (_, counters) = running.status();
         assert_eq!((counters["udp_datagrams_received"], counters["udp_datagrams_sent"]), (500, 1000));
         assert_eq!(running.stop().lock().unwrap().recycled, 601);
+    });
+}
+
+#[test]
+fn no_datagram_is_said_to_have_come_before_it_was_sent() {
+    in_namespace(|| {
+        let running = Running::start("stamps", StandIn::default());
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // Faster than they are handled, so that some come while others are.
+        for _ in 0..300 {
+            let stamp = Clock.now().as_nanos().to_be_bytes();
+            client.send_to(&[STAMPED, &stamp].concat(), CHANNEL).unwrap();
+            thread::sleep(STAMPED_TIME / 3);
+        }
+        thread::sleep(300 * STAMPED_TIME);
+        assert_eq!(running.stop().lock().unwrap().stamped, (300, 0));
     });
 }
 

@@ -64,8 +64,14 @@ impl ChannelPort {
     }
 
     /// Hands one batch of datagrams to the engine; false when none waits.
-    pub(super) fn receive(&mut self, engine: &mut impl Driven, now: Instant) -> bool {
-        let handle = |from, datagram: &mut [u8]| engine.handle_datagram(now, from, datagram);
+    pub(super) fn receive(&mut self, engine: &mut impl Driven) -> bool {
+        // The moment is read when the batch is here: one before a datagram's arrival would shorten the RTT that it shows,
+        // and the smallest RTT is remembered.
+        let mut arrived = None;
+        let handle = |from, datagram: &mut [u8]| {
+            let now = *arrived.get_or_insert_with(|| Clock.now());
+            engine.handle_datagram(now, from, datagram);
+        };
         // What is not "none waits" is a passing condition of the kernel's, and reading it has cleared it.
         match self.socket.try_io_mut(Interest::READABLE, |socket| socket.try_recv(handle)) {
             Ok(_) => true,

@@ -256,9 +256,8 @@ impl<D: Driven> EventLoop<D> {
 
     fn receive_datagrams(&mut self) {
         let Some(channel) = &mut self.channel else { return };
-        let now = Clock.now();
         let mut left = RECEIVES_PER_ROUND;
-        while left > 0 && channel.receive(&mut self.engine, now) {
+        while left > 0 && channel.receive(&mut self.engine) {
             left -= 1;
         }
         self.has_more |= left == 0;

@@ -1,7 +1,7 @@
 //! Appliances that die or are stopped in the middle of transfers: hosts learn of it, and everything works again.
 
 use std::io::{self, ErrorKind};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::process::Stdio;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -114,16 +114,27 @@ fn when_an_appliance_is_killed_both_hosts_get_errors_and_new_connections_work() 
 }
 
 #[test]
-fn when_both_appliances_are_killed_both_hosts_get_errors_and_new_connections_work() {
+fn when_both_appliances_are_killed_new_connections_work() {
     let (lab, _nginx) = lab_with_a_page();
-    let ends = connections_at_work(&lab);
-    let since = Instant::now();
-    lab.appliance(Side::A, "kill");
-    lab.appliance(Side::B, "kill");
-    lab.appliance(Side::A, "start");
-    lab.appliance(Side::B, "start");
+    let (mut near, mut far) = lab.a.connection(&lab.b, lab.b.v4(8001));
+    let streams = [near.try_clone().unwrap(), far.try_clone().unwrap()];
+    let sender = thread::spawn(move || pattern::send(&mut near, 1, u64::MAX));
+    let receiver = thread::spawn(move || pattern::receive(&mut far, 1, 0));
+    lab.wait_for("the transfer runs", LONG, || lab.counter(Side::A, "relayed_source_bytes") > 10_000_000);
+    for what in ["kill", "start"] {
+        lab.appliance(Side::A, what);
+        lab.appliance(Side::B, what);
+    }
     assert_recovered(&lab);
-    assert_reset(ends, since);
+    // Nobody is left who remembers the old connection. It does not end by itself, but nothing false arrives, and no end
+    // is pretended: what comes is the hosts' doing here.
+    assert!(!sender.is_finished() && !receiver.is_finished());
+    for stream in streams {
+        stream.shutdown(Shutdown::Both).unwrap();
+    }
+    let (sent, _) = sender.join().unwrap();
+    let (received, _) = receiver.join().unwrap();
+    assert!(received <= sent);
     lab.assert_in_order();
 }
 
