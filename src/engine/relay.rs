@@ -18,7 +18,7 @@
 
 use crate::channel::{Channel, ReadState, StreamId};
 use crate::codec::{
-    BLOCK_HEADER_LEN_MAX, BLOCK_LEN_MAX, BlockError, BlockHeader, CodecStats, Compressor, decompress, parse_header,
+    BLOCK_HEADER_LEN_MAX, BLOCK_LEN_MAX, BlockError, BlockHeader, CodecStats, Compressor, decode, parse_header,
 };
 use crate::tcp::Endpoint;
 use crate::units::{ByteCount, Instant};
@@ -183,8 +183,7 @@ impl Relay {
             let encoded = &mut scratch.encoded[..header.encoded_len];
             let present = channel.peek(stream, encoded);
             debug_assert_eq!(present, encoded.len());
-            let decoded = &mut scratch.decoded[..header.decoded_len];
-            decompress(encoded, decoded)?;
+            let decoded = decode(encoded, &mut scratch.decoded)?;
             end = channel.consume(stream, header.encoded_len);
             self.from_peer_encoded += ByteCount::from(header.encoded_len);
             let taken = endpoint.send(decoded);
