@@ -538,6 +538,11 @@ impl Channel {
         self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().pacing_rate())
     }
 
+    /// What the path is believed to deliver: without the gains by which the pacing rate looks for more or makes room.
+    pub fn delivery_rate(&self) -> BitRate {
+        self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().delivery_rate())
+    }
+
     /// The state of the channel.
     pub fn state(&self) -> ChannelState {
         match (&self.session, self.silent) {
