@@ -9,6 +9,8 @@ const HEADER_LEN: usize = 4;
 /// The decompressed length in front of an LZ4 body.
 const DECODED_LEN_LEN: usize = 3;
 
+/// Where the kind of a block would stand, never one: free for the users of a stream to mark its end.
+pub const NO_BLOCK: u8 = 0;
 const KIND_STORED: u8 = 1;
 const KIND_LZ4: u8 = 2;
 
