@@ -1,11 +1,11 @@
 """One live migration through a lab, and everything that is measured of it."""
 
+import os
 import statistics
 import subprocess
 import sys
 import threading
 import time
-import os
 
 import common
 import vm
@@ -54,7 +54,7 @@ def tcp_counters(lab, role):
     return int(counters["OutSegs"]), int(counters["RetransSegs"])
 
 
-def move(lab, guest, state, folder, seconds, appliances=None):
+def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=None):
     """Moves the guest from host a to host b. Returns what was measured; raises Failure where it did not arrive.
 
     `appliances` maps a name to the process ids of what stands between the hosts and the WAN.
@@ -74,7 +74,7 @@ def move(lab, guest, state, folder, seconds, appliances=None):
             cpu = {name: sum(map(common.cpu_seconds, pids)) for name, pids in appliances.items()}
             qemu_cpu = [common.cpu_seconds(one.process.pid) for one in (source, target)]
             started = time.time()
-            source.qmp("migrate", uri=f"tcp:10.77.0.2:{PORT}" if not lab.routed else f"tcp:10.77.2.2:{PORT}")
+            source.qmp("migrate", uri=f"tcp:{address}:{PORT}")
             source.wait_migrated(seconds)
             running = target.wait(lambda: target.event("RESUME"), 60, "running guest at the destination")
             target.wait_line("B", 20)
