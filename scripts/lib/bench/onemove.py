@@ -18,13 +18,13 @@ PAYLOAD = 600
 
 
 class Counter:
-    """A host's interface, sampled while something moves."""
+    """An interface, sampled while something moves."""
 
-    def __init__(self, lab, side):
+    def __init__(self, lab, role, interface):
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watch.py")
         self.samples = []
         self.process = subprocess.Popen(
-            lab.inside(side, sys.executable, script, "eth0", str(WATCH_MS)), stdout=subprocess.PIPE, text=True
+            lab.inside(role, sys.executable, script, interface, str(WATCH_MS)), stdout=subprocess.PIPE, text=True
         )
         self.thread = threading.Thread(target=self.read, daemon=True)
         self.thread.start()
@@ -68,7 +68,7 @@ def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=Non
         target.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
         before = lab.status()["wanem"]
         segments = tcp_counters(lab, "a")
-        counters = {side: Counter(lab, side) for side in "ab"}
+        counters = {"a": Counter(lab, "a", "eth0"), "b": Counter(lab, "b", "eth0"), "wan": Counter(lab, "wan", "wan-a")}
         try:
             time.sleep(0.5)
             cpu = {name: sum(map(common.cpu_seconds, pids)) for name, pids in appliances.items()}
@@ -118,6 +118,7 @@ def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=Non
             "appliance_b": status.get("appliance_b"),
             "load": os.getloadavg()[0],
             "throughput": throughput(counters["a"].samples, 1, started, running),
+            "wire_throughput": throughput(counters["wan"].samples, 2, started, running),
             "delivered": throughput(counters["b"].samples, 2, started, running),
         }
 
