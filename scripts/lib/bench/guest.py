@@ -5,6 +5,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 
 import common
 
@@ -25,8 +26,7 @@ class Tools:
         tree = os.path.join(cache, "qemu")
         self.qemu = os.path.join(tree, "usr/bin/qemu-system-x86_64")
         self.firmware = [os.path.join(tree, "usr/share/seabios"), os.path.join(tree, "usr/share/qemu")]
-        libraries = [os.path.join(tree, "usr/lib/x86_64-linux-gnu"), os.path.join(tree, "lib/x86_64-linux-gnu")]
-        self.environment = dict(os.environ, LD_LIBRARY_PATH=":".join(libraries))
+        self.environment = dict(os.environ, LD_LIBRARY_PATH=library_path(tree))
         self.kernel = os.path.join(cache, "vmlinuz")
         self.initramfs = os.path.join(cache, "initramfs.cpio")
 
@@ -72,28 +72,44 @@ def quiet(command, **options):
     return done.stdout
 
 
+def unpacked(cache, name, packages, suite="bookworm"):
+    """Packages and whatever of their dependencies this machine lacks, unpacked below the cache; returns where."""
+    tree = os.path.join(cache, name)
+    if os.path.exists(tree):
+        return tree
+    options, archives = apt(cache)
+    quiet(["apt-get", *options, "-qq", "update"])
+    wanted = ["-y", "--no-install-recommends", "-t", suite, "--download-only", "install", *packages]
+    quiet(["apt-get", *options, "clean"])
+    quiet(["apt-get", *options, *wanted])
+    new = tree + ".new"
+    shutil.rmtree(new, ignore_errors=True)
+    for package in glob.glob(os.path.join(archives, "*.deb")):
+        quiet(["dpkg-deb", "-x", package, new])
+    os.rename(new, tree)
+    return tree
+
+
+def library_path(tree):
+    return ":".join(os.path.join(tree, folder) for folder in ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"))
+
+
 def fetch(cache):
     """Downloads and unpacks QEMU with the libraries this machine lacks, and the cloud kernel."""
     tools = Tools(cache)
-    if os.path.exists(tools.qemu) and os.path.exists(tools.kernel):
-        return tools
-    common.say("downloading QEMU and a guest kernel (60 MB), once")
-    options, archives = apt(cache)
-    quiet(["apt-get", *options, "-qq", "update"])
-    # qemu-utils of the machine may be of another version; only what QEMU's own program links is wanted.
-    quiet(["apt-get", *options, "-y", "--no-install-recommends", "-t", QEMU_SUITE, "--download-only", "install", "qemu-system-x86"])
-    shown = quiet(["apt-cache", *options, "depends", "linux-image-cloud-amd64"])
-    kernel = next(line.split()[1] for line in shown.splitlines() if "Depends: linux-image" in line)
-    quiet(["apt-get", *options, "download", kernel], cwd=archives)
-    tree = os.path.join(cache, "qemu")
-    for package in glob.glob(os.path.join(archives, "*.deb")):
-        if os.path.basename(package).startswith("linux-image"):
-            unpacked = os.path.join(cache, "kernel")
-            quiet(["dpkg-deb", "-x", package, unpacked])
-            shutil.copy(glob.glob(os.path.join(unpacked, "boot", "vmlinuz-*"))[0], tools.kernel)
-            shutil.rmtree(unpacked)
-        else:
-            quiet(["dpkg-deb", "-x", package, tree])
+    if not os.path.exists(tools.qemu):
+        common.say("downloading QEMU, once")
+        unpacked(cache, "qemu", ["qemu-system-x86"], QEMU_SUITE)
+    if not os.path.exists(tools.kernel):
+        common.say("downloading a guest kernel, once")
+        options, _ = apt(cache)
+        quiet(["apt-get", *options, "-qq", "update"])
+        shown = quiet(["apt-cache", *options, "depends", "linux-image-cloud-amd64"])
+        name = next(line.split()[1] for line in shown.splitlines() if "Depends: linux-image" in line)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:
+            quiet(["apt-get", *options, "download", name], cwd=folder)
+            quiet(["dpkg-deb", "-x", glob.glob(os.path.join(folder, "*.deb"))[0], os.path.join(folder, "tree")])
+            os.rename(glob.glob(os.path.join(folder, "tree", "boot", "vmlinuz-*"))[0], tools.kernel)
     return tools
 
 

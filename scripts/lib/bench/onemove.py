@@ -1,11 +1,11 @@
 """One live migration through a lab, and everything that is measured of it."""
 
+import os
 import statistics
 import subprocess
 import sys
 import threading
 import time
-import os
 
 import common
 import vm
@@ -18,13 +18,13 @@ PAYLOAD = 600
 
 
 class Counter:
-    """A host's interface, sampled while something moves."""
+    """An interface, sampled while something moves."""
 
-    def __init__(self, lab, side):
+    def __init__(self, lab, role, interface):
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watch.py")
         self.samples = []
         self.process = subprocess.Popen(
-            lab.inside(side, sys.executable, script, "eth0", str(WATCH_MS)), stdout=subprocess.PIPE, text=True
+            lab.inside(role, sys.executable, script, interface, str(WATCH_MS)), stdout=subprocess.PIPE, text=True
         )
         self.thread = threading.Thread(target=self.read, daemon=True)
         self.thread.start()
@@ -54,7 +54,7 @@ def tcp_counters(lab, role):
     return int(counters["OutSegs"]), int(counters["RetransSegs"])
 
 
-def move(lab, guest, state, folder, seconds, appliances=None):
+def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=None):
     """Moves the guest from host a to host b. Returns what was measured; raises Failure where it did not arrive.
 
     `appliances` maps a name to the process ids of what stands between the hosts and the WAN.
@@ -68,13 +68,13 @@ def move(lab, guest, state, folder, seconds, appliances=None):
         target.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
         before = lab.status()["wanem"]
         segments = tcp_counters(lab, "a")
-        counters = {side: Counter(lab, side) for side in "ab"}
+        counters = {"a": Counter(lab, "a", "eth0"), "b": Counter(lab, "b", "eth0"), "wan": Counter(lab, "wan", "wan-a")}
         try:
             time.sleep(0.5)
             cpu = {name: sum(map(common.cpu_seconds, pids)) for name, pids in appliances.items()}
             qemu_cpu = [common.cpu_seconds(one.process.pid) for one in (source, target)]
             started = time.time()
-            source.qmp("migrate", uri=f"tcp:10.77.0.2:{PORT}" if not lab.routed else f"tcp:10.77.2.2:{PORT}")
+            source.qmp("migrate", uri=f"tcp:{address}:{PORT}")
             source.wait_migrated(seconds)
             running = target.wait(lambda: target.event("RESUME"), 60, "running guest at the destination")
             target.wait_line("B", 20)
@@ -118,6 +118,7 @@ def move(lab, guest, state, folder, seconds, appliances=None):
             "appliance_b": status.get("appliance_b"),
             "load": os.getloadavg()[0],
             "throughput": throughput(counters["a"].samples, 1, started, running),
+            "wire_throughput": throughput(counters["wan"].samples, 2, started, running),
             "delivered": throughput(counters["b"].samples, 2, started, running),
         }
 
