@@ -79,7 +79,7 @@ impl Orphans {
         // Some stacks look at the acknowledgement first, and answer only one of what was never sent: of two numbers that
         // are half the sequence space apart, one is ahead of them.
         let ack =
-            entry.number.rotate_left(16).wrapping_add(entry.tries << 31).wrapping_add((entry.tries - 1) / 2 << 30);
+            entry.number.rotate_left(16).wrapping_add(entry.tries << 31).wrapping_add(((entry.tries - 1) / 2) << 30);
         output.build(Port::Lan, |frame| bare_ack(frame, &entry.l2, &entry.host_key.reversed(), seq, ack));
         timers.set(Timer::Orphan(id), &mut entry.timer, Some(now + TRY_TIME));
     }
