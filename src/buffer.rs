@@ -9,29 +9,45 @@ pub const HEADROOM: usize = 64;
 /// One frame as a TAP takes it (virtio-net header, then Ethernet), or the part of it built so far.
 ///
 /// Headers are put in front of a payload that is already in place, so an IP packet is written once.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct FrameBuf {
+    /// As long as the longest frame it has held.
     storage: Vec<u8>,
     start: usize,
+    end: usize,
 }
 
 impl FrameBuf {
     /// An empty frame with [`HEADROOM`] bytes free in front.
     pub fn with_headroom() -> Self {
-        FrameBuf { storage: vec![0; HEADROOM], start: HEADROOM }
+        FrameBuf { storage: vec![0; HEADROOM], start: HEADROOM, end: HEADROOM }
     }
 
     /// A frame with these bytes and no headroom.
     pub fn from_bytes(bytes: &[u8]) -> Self {
         let mut frame = FrameBuf::with_headroom();
-        frame.storage.extend_from_slice(bytes);
+        frame.resize_for_overwrite(bytes.len()).copy_from_slice(bytes);
         frame
     }
 
     /// Makes the payload `len` bytes long (new bytes are zero) and returns it.
     pub fn resize(&mut self, len: usize) -> &mut [u8] {
-        self.storage.resize(self.start + len, 0);
-        &mut self.storage[self.start..]
+        let before = self.end - self.start;
+        let payload = self.resize_for_overwrite(len);
+        if len > before {
+            payload[before..].fill(0);
+        }
+        payload
+    }
+
+    /// Makes the payload `len` bytes long and returns it. New bytes are what an earlier frame left there: for a caller
+    /// who writes every one of them, and wants no 64 KiB cleared before.
+    pub fn resize_for_overwrite(&mut self, len: usize) -> &mut [u8] {
+        self.end = self.start + len;
+        if self.storage.len() < self.end {
+            self.storage.resize(self.end, 0);
+        }
+        &mut self.storage[self.start..self.end]
     }
 
     /// Takes `len` bytes of headroom into the frame and returns them.
@@ -46,21 +62,31 @@ impl FrameBuf {
 
     /// Empties the frame and restores its headroom; keeps the allocation.
     pub fn clear(&mut self) {
-        self.storage.resize(HEADROOM, 0);
-        self.start = HEADROOM;
+        if self.storage.len() < HEADROOM {
+            self.storage.resize(HEADROOM, 0);
+        }
+        (self.start, self.end) = (HEADROOM, HEADROOM);
     }
 }
+
+impl PartialEq for FrameBuf {
+    fn eq(&self, other: &Self) -> bool {
+        **self == **other
+    }
+}
+
+impl Eq for FrameBuf {}
 
 impl Deref for FrameBuf {
     type Target = [u8];
     fn deref(&self) -> &[u8] {
-        &self.storage[self.start..]
+        &self.storage[self.start..self.end]
     }
 }
 
 impl DerefMut for FrameBuf {
     fn deref_mut(&mut self) -> &mut [u8] {
-        &mut self.storage[self.start..]
+        &mut self.storage[self.start..self.end]
     }
 }
 
@@ -102,6 +128,19 @@ mod tests {
         assert!(frame.is_empty());
         frame.prepend(HEADROOM);
         assert_eq!(frame.len(), HEADROOM);
+    }
+
+    #[test]
+    fn a_frame_used_again_shows_nothing_of_the_last_one() {
+        let mut frame = FrameBuf::from_bytes(&[7; 100]);
+        frame.clear();
+        assert!(frame.is_empty());
+        assert_eq!(frame.resize(40), [0; 40]);
+        frame.copy_from_slice(&[1; 40]);
+        assert_eq!(frame.resize(20).len(), 20);
+        assert_eq!(frame.resize(60)[20..], [0; 40], "cut off, then grown");
+        assert_eq!(frame.resize(300)[60..], [0; 240], "beyond what it ever held");
+        assert_eq!(frame, FrameBuf::from_bytes(&frame));
     }
 
     #[test]

@@ -516,6 +516,12 @@ impl Channel {
         self.session.as_ref().map_or(0, |session| session.streams.readable(id))
     }
 
+    /// Whether nothing will follow the bytes that wait to be consumed: the peer has finished this direction and all of it
+    /// is here, or the stream is gone.
+    pub fn is_ended(&self, id: StreamId) -> bool {
+        self.session.as_ref().is_none_or(|session| session.streams.is_ended(id))
+    }
+
     /// Consumes `len` in-order bytes, which returns their credit to the peer, and says whether the direction ended.
     pub fn consume(&mut self, id: StreamId, len: usize) -> ReadState {
         match &mut self.session {
@@ -536,6 +542,11 @@ impl Channel {
     /// The rate the relay should size its blocks by: what we pace at.
     pub fn pacing_rate(&self) -> BitRate {
         self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().pacing_rate())
+    }
+
+    /// What the path is believed to deliver: without the gains by which the pacing rate looks for more or makes room.
+    pub fn delivery_rate(&self) -> BitRate {
+        self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().delivery_rate())
     }
 
     /// The state of the channel.

@@ -78,7 +78,8 @@ impl RecvStream {
         Ok(self.contiguous > before || (!ended_before && self.is_whole()))
     }
 
-    fn is_whole(&self) -> bool {
+    /// Whether the end and everything before it is here.
+    pub(super) fn is_whole(&self) -> bool {
         self.end == Some(self.contiguous)
     }
 

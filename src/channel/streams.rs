@@ -366,6 +366,10 @@ impl Streams {
         self.table.get(&id).map_or(0, |stream| stream.recv.peek(out))
     }
 
+    pub(super) fn is_ended(&self, id: StreamId) -> bool {
+        self.table.get(&id).is_none_or(|stream| stream.recv.is_whole())
+    }
+
     pub(super) fn consume(&mut self, id: StreamId, len: usize) -> ReadState {
         let Some(stream) = self.table.get_mut(&id) else { return ReadState::Finished };
         stream.recv.consume(len);

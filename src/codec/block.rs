@@ -9,6 +9,8 @@ const HEADER_LEN: usize = 4;
 /// The decompressed length in front of an LZ4 body.
 const DECODED_LEN_LEN: usize = 3;
 
+/// Where the kind of a block would stand, never one: free for the users of a stream to mark its end.
+pub const NO_BLOCK: u8 = 0;
 const KIND_STORED: u8 = 1;
 const KIND_LZ4: u8 = 2;
 
@@ -100,22 +102,36 @@ pub fn parse_header(bytes: &[u8]) -> Result<Option<BlockHeader>, BlockError> {
     Ok(Some(BlockHeader { encoded_len: HEADER_LEN + body_len, decoded_len }))
 }
 
-/// Decodes one whole block (`header.encoded_len` bytes) into `out[..header.decoded_len]`.
+/// Decodes one whole block (`header.encoded_len` bytes): what it holds, which stands in `scratch` unless the block was
+/// stored as it is.
 ///
 /// # Errors
 /// Those of [`parse_header`]; [`BlockError::Corrupt`] if `block` is not whole or does not decode;
-/// [`BlockError::Length`] if `out` is shorter than what it declares. After an error `out` holds nothing of use.
-pub fn decompress(block: &[u8], out: &mut [u8]) -> Result<BlockHeader, BlockError> {
+/// [`BlockError::Length`] if `scratch` is shorter than what it declares. After an error `scratch` holds nothing of use.
+pub fn decode<'a>(block: &'a [u8], scratch: &'a mut [u8]) -> Result<&'a [u8], BlockError> {
     let header = parse_header(block)?.ok_or(BlockError::Corrupt)?;
     let body = block.get(HEADER_LEN..header.encoded_len).ok_or(BlockError::Corrupt)?;
-    let out = out.get_mut(..header.decoded_len).ok_or(BlockError::Length(header.decoded_len))?;
     if block[0] == KIND_STORED {
-        out.copy_from_slice(body);
+        return Ok(body);
+    }
+    let out = scratch.get_mut(..header.decoded_len).ok_or(BlockError::Length(header.decoded_len))?;
+    match decompress_into(&body[DECODED_LEN_LEN..], out) {
+        Ok(len) if len == header.decoded_len => Ok(out),
+        _ => Err(BlockError::Corrupt),
+    }
+}
+
+/// Decodes one whole block into `out[..header.decoded_len]`.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decompress(block: &[u8], out: &mut [u8]) -> Result<BlockHeader, BlockError> {
+    let header = parse_header(block)?.ok_or(BlockError::Corrupt)?;
+    if block[0] == KIND_STORED {
+        let out = out.get_mut(..header.decoded_len).ok_or(BlockError::Length(header.decoded_len))?;
+        out.copy_from_slice(decode(block, &mut [])?);
     } else {
-        match decompress_into(&body[DECODED_LEN_LEN..], out) {
-            Ok(len) if len == header.decoded_len => {}
-            _ => return Err(BlockError::Corrupt),
-        }
+        decode(block, out)?;
     }
     Ok(header)
 }

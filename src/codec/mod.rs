@@ -18,7 +18,7 @@ use std::fmt;
 
 use lz4_flex::block::CompressTable;
 
-pub use block::{BLOCK_HEADER_LEN_MAX, BlockError, BlockHeader, decompress, parse_header};
+pub use block::{BLOCK_HEADER_LEN_MAX, BlockError, BlockHeader, NO_BLOCK, decode, decompress, parse_header};
 
 use crate::units::{ByteCount, Instant};
 use governor::Governor;

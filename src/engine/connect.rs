@@ -54,7 +54,7 @@ impl Engine {
                 }
             }
         }
-        let buffer = buffer_size(self.channel.as_ref().map(|channel| channel.pacing_rate()).unwrap_or_default());
+        let buffer = buffer_size(self.channel.as_ref().map(|channel| channel.delivery_rate()).unwrap_or_default());
         let memory = flow_memory(buffer);
         let has_room = self.flows.len() < self.limits.flows
             && self.flows.held < HELD_MAX

@@ -37,6 +37,8 @@ pub(super) enum Owner {
     Tail(Vec<u8>),
     /// Our direction is finished; what the peer still sends is of no interest.
     Drain,
+    /// Our host is done, the peer has not confirmed that its host is: the connection as that host has it.
+    Unconfirmed(Orphan),
 }
 
 impl Engine {
@@ -99,7 +101,7 @@ impl Engine {
                 let bytes = std::mem::take(bytes);
                 self.write_tail(stream, bytes);
             }
-            Some(Owner::Drain) => {
+            Some(Owner::Drain | Owner::Unconfirmed(_)) => {
                 let Some(channel) = &mut self.channel else { return };
                 if channel.consume(stream, channel.readable(stream)) == ReadState::Finished {
                     self.streams.remove(&stream);

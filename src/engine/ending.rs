@@ -1,8 +1,6 @@
 //! How a flow ends, and who has to hear of it.
 
-use std::time::Duration;
-
-use crate::channel::ResetCode;
+use crate::channel::{ReadState, ResetCode};
 use crate::tcp::EndpointState;
 use crate::units::Instant;
 
@@ -30,11 +28,6 @@ const SUPERSEDED: ResetCode = ResetCode(7);
 
 /// Connections of which a restarted peer is told. More would take longer than the hosts' own patience.
 const LOST_MAX: usize = 4096;
-
-/// Flows that ended in order here, but whose last bytes the peer may still have to deliver: how many are remembered, and
-/// for how long. If the peer restarts meanwhile, its host would wait for an end that never comes.
-const FINISHED_MAX: usize = 1024;
-const FINISHED_TIME: Duration = Duration::from_secs(60);
 
 /// Why a flow ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,15 +113,24 @@ impl Engine {
         match ending {
             Ending::Done => {
                 self.counters.flows_finished += 1;
-                if self.finished.len() >= FINISHED_MAX {
-                    self.finished.pop_front();
+                if had_stream {
+                    self.confirm(&flow);
                 }
-                self.finished.extend(lost_at_peer(&flow).map(|orphan| (now, orphan)));
             }
             Ending::Abandoned | Ending::Refused => {}
             _ => self.counters.flows_reset += 1,
         }
         Some(flow)
+    }
+
+    /// Tells the peer that our host has everything and has said everything, and remembers the connection until the peer
+    /// says the same: if it restarts before, its host would wait for bytes or an end that never come.
+    fn confirm(&mut self, flow: &Flow) {
+        let Some(channel) = &mut self.channel else { return };
+        channel.finish(flow.stream);
+        if channel.consume(flow.stream, 0) == ReadState::Open {
+            self.streams.insert(flow.stream, lost_at_peer(flow).map_or(Owner::Drain, Owner::Unconfirmed));
+        }
     }
 
     /// Ends all flows; SYNs that are held go on to the far host.
@@ -163,15 +165,16 @@ impl Engine {
 
     /// The session is gone. Connections that the peer's hosts still believe in are noted, to be told when it is back.
     pub(super) fn handle_peer_gone(&mut self, now: Instant, remember: bool) {
-        let finished = std::mem::take(&mut self.finished);
+        let streams = std::mem::take(&mut self.streams);
         if remember {
             let room = LOST_MAX.saturating_sub(self.lost.len());
             let live = self.flows.iter().filter_map(|(_, flow)| lost_at_peer(flow));
-            let is_fresh = |(at, _): &(Instant, Orphan)| now.saturating_since(*at) <= FINISHED_TIME;
-            let finished = finished.into_iter().filter(is_fresh).map(|(_, orphan)| orphan);
-            self.lost.extend(live.chain(finished).take(room));
+            let unconfirmed = streams.into_values().filter_map(|owner| match owner {
+                Owner::Unconfirmed(orphan) => Some(orphan),
+                _ => None,
+            });
+            self.lost.extend(live.chain(unconfirmed).take(room));
         }
-        self.streams.clear();
         self.end_all(now, Ending::PeerGone);
     }
 

@@ -99,7 +99,7 @@ impl Engine {
         if self.flows.held >= HELD_MAX {
             return refuse(BypassReason::GateFull);
         }
-        let buffer = buffer_size(channel.pacing_rate());
+        let buffer = buffer_size(channel.delivery_rate());
         let memory = flow_memory(buffer);
         if self.flows.memory() + memory > self.limits.memory {
             return refuse(BypassReason::Memory);

@@ -2,8 +2,9 @@
 //!
 //! A message is `kind (1) | length of the body (2) | body`, big endian. The opener of a stream begins it with
 //! [`Message::Open`] or [`Message::Orphan`]; the other end answers an open with [`Message::Trying`] at once and with
-//! [`Message::Opened`] or [`Message::Refused`] when it knows. Blocks (see [`crate::codec`]) follow an accepted open in
-//! both directions.
+//! [`Message::Opened`] or [`Message::Refused`] when it knows. Blocks (see [`crate::codec`]) and an end
+//! mark follow an accepted open in both directions; the end of the stream says that the host is done (see
+//! [`super::relay`]).
 
 use crate::frame::{DecodeError, FlowKey, L2Header};
 

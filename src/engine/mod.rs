@@ -103,8 +103,6 @@ pub struct Engine {
     orphans: Orphans,
     /// Connections that the restarted peer has to reset at its hosts, to be told once it is up.
     lost: Vec<Orphan>,
-    /// Flows that ended in order lately: the peer may not have delivered their last bytes.
-    finished: VecDeque<(Instant, Orphan)>,
     timers: Timers,
     /// When flows are given up because the peer stays silent; set while it is.
     outage: Option<Instant>,
@@ -141,7 +139,6 @@ impl Engine {
             closed: ClosedFlows::new(state),
             orphans: Orphans::default(),
             lost: Vec::new(),
-            finished: VecDeque::new(),
             timers: Timers::default(),
             outage: None,
             dirty: VecDeque::new(),

@@ -7,18 +7,25 @@
 //! 3. It is compressed, or stored, behind its header.
 //! 4. What the channel does not take waits here: at most one block.
 //! 5. While it waits nothing is taken out, the receive buffer fills, and the host's window closes.
-//! 6. After the host's FIN and its last byte the stream's direction is finished; the other one goes on.
+//! 6. After the host's FIN and its last byte an end mark follows the last block; the other direction goes on.
+//!
+//! # The end of the stream
+//! Our direction of the stream itself is finished only when our host has acknowledged everything, its FIN included, and
+//! said everything. So the end of the peer's direction confirms that nothing is under way to its host any more, and until
+//! then this appliance remembers whom a restart of the peer would have robbed (`ending`). A stream that ends without its
+//! end mark is a fault, never the host's FIN.
 //!
 //! # Inbound (peer to host)
 //! 1. The channel has in-order bytes of the stream; each is still charged to the peer's credit.
 //! 2. A block is decoded when all of it has come and the endpoint's send buffer has room for all of it.
 //! 3. Only then it is consumed in the channel, which returns the credit: a host that reads slowly closes the peer's
 //!    credit, then the far endpoint's window, then the far host.
-//! 4. After the end of the stream's direction and its last byte the endpoint sends FIN.
+//! 4. At the end mark the endpoint sends FIN.
 
-use crate::channel::{Channel, ReadState, StreamId};
+use crate::channel::{Channel, StreamId};
 use crate::codec::{
-    BLOCK_HEADER_LEN_MAX, BLOCK_LEN_MAX, BlockError, BlockHeader, CodecStats, Compressor, decompress, parse_header,
+    BLOCK_HEADER_LEN_MAX, BLOCK_LEN_MAX, BlockError, BlockHeader, CodecStats, Compressor, NO_BLOCK, decode,
+    parse_header,
 };
 use crate::tcp::Endpoint;
 use crate::units::{ByteCount, Instant};
@@ -54,20 +61,27 @@ pub(super) enum Progress {
     More,
 }
 
+/// What is next in a stream.
+enum Unit {
+    Block(BlockHeader),
+    /// The end mark.
+    End,
+}
+
 /// The bytes of one flow between endpoint and channel.
 #[derive(Debug)]
 pub(super) struct Relay {
     compressor: Compressor,
-    /// Encoded bytes that the channel has not taken: a message and at most one block.
+    /// Encoded bytes that the channel has not taken: a message, at most one block, the end mark.
     outbound: Vec<u8>,
     /// How far the channel has taken [`Relay::outbound`].
     outbound_at: usize,
     /// Decoded bytes that the endpoint did not take after all: at most one block.
     inbound: Vec<u8>,
-    /// Whether our direction of the stream has been finished.
-    is_outbound_finished: bool,
-    /// Whether the peer's direction has ended and all of it is with the endpoint.
-    is_inbound_finished: bool,
+    /// Whether the end mark of our direction stands behind its last block.
+    is_outbound_ended: bool,
+    /// Whether the peer's end mark has come, and all before it is with the endpoint.
+    is_inbound_ended: bool,
     from_host: ByteCount,
     to_host: ByteCount,
     from_peer_encoded: ByteCount,
@@ -80,8 +94,8 @@ impl Relay {
             outbound: Vec::new(),
             outbound_at: 0,
             inbound: Vec::new(),
-            is_outbound_finished: false,
-            is_inbound_finished: false,
+            is_outbound_ended: false,
+            is_inbound_ended: false,
             from_host: ByteCount::ZERO,
             to_host: ByteCount::ZERO,
             from_peer_encoded: ByteCount::ZERO,
@@ -122,19 +136,17 @@ impl Relay {
         channel: &mut Channel,
         stream: StreamId,
     ) -> Progress {
-        if self.is_outbound_finished {
-            return Progress::Waiting;
-        }
         let block_size = block_size(channel.pacing_rate());
         for _ in 0..BLOCKS_PER_PUMP {
-            if !self.flush(channel, stream) {
+            if !self.flush(channel, stream) || self.is_outbound_ended {
                 return Progress::Waiting;
             }
+            if endpoint.is_recv_finished() {
+                self.outbound.push(NO_BLOCK);
+                self.is_outbound_ended = true;
+                continue;
+            }
             if endpoint.readable() == 0 {
-                if endpoint.is_recv_finished() {
-                    channel.finish(stream);
-                    self.is_outbound_finished = true;
-                }
                 return Progress::Waiting;
             }
             let (compressor, outbound) = (&mut self.compressor, &mut self.outbound);
@@ -158,10 +170,9 @@ impl Relay {
         stream: StreamId,
         scratch: &mut Scratch,
     ) -> Result<Progress, BlockError> {
-        if self.is_inbound_finished {
+        if self.is_inbound_ended {
             return Ok(Progress::Waiting);
         }
-        let mut end = channel.consume(stream, 0);
         for _ in 0..BLOCKS_PER_PUMP {
             if !self.inbound.is_empty() {
                 let taken = endpoint.send(&self.inbound);
@@ -171,21 +182,25 @@ impl Relay {
                     return Ok(Progress::Waiting);
                 }
             }
-            if end == ReadState::Finished {
-                endpoint.finish();
-                self.is_inbound_finished = true;
-                return Ok(Progress::Waiting);
-            }
-            let Some(header) = self.next_block(channel, stream)? else { return Ok(Progress::Waiting) };
+            let header = match next_unit(channel, stream)? {
+                Some(Unit::Block(header)) => header,
+                Some(Unit::End) => {
+                    channel.consume(stream, 1);
+                    endpoint.finish();
+                    self.is_inbound_ended = true;
+                    return Ok(Progress::Waiting);
+                }
+                None if channel.is_ended(stream) => return Err(BlockError::Corrupt),
+                None => return Ok(Progress::Waiting),
+            };
             if endpoint.writable() < header.decoded_len {
                 return Ok(Progress::Waiting);
             }
             let encoded = &mut scratch.encoded[..header.encoded_len];
             let present = channel.peek(stream, encoded);
             debug_assert_eq!(present, encoded.len());
-            let decoded = &mut scratch.decoded[..header.decoded_len];
-            decompress(encoded, decoded)?;
-            end = channel.consume(stream, header.encoded_len);
+            let decoded = decode(encoded, &mut scratch.decoded)?;
+            channel.consume(stream, header.encoded_len);
             self.from_peer_encoded += ByteCount::from(header.encoded_len);
             let taken = endpoint.send(decoded);
             self.to_host += ByteCount::from(taken);
@@ -194,23 +209,9 @@ impl Relay {
         Ok(Progress::More)
     }
 
-    /// The header of the next block, if all of the block has come.
-    fn next_block(&self, channel: &Channel, stream: StreamId) -> Result<Option<BlockHeader>, BlockError> {
-        let mut start = [0; BLOCK_HEADER_LEN_MAX];
-        let present = channel.peek(stream, &mut start);
-        let Some(header) = parse_header(&start[..present])? else { return Ok(None) };
-        if header.decoded_len == 0 || header.decoded_len > BLOCK_LEN_MAX {
-            return Err(BlockError::Length(header.decoded_len));
-        }
-        if header.encoded_len > ENCODED_LEN_MAX {
-            return Err(BlockError::Length(header.encoded_len));
-        }
-        Ok((channel.readable(stream) >= header.encoded_len).then_some(header))
-    }
-
-    /// Whether both directions have ended here.
+    /// Whether both directions have ended here, and the channel has all of ours.
     pub(super) fn is_finished(&self) -> bool {
-        self.is_outbound_finished && self.is_inbound_finished
+        self.is_outbound_ended && self.outbound.is_empty() && self.is_inbound_ended
     }
 
     /// Bytes that the host sent and that were taken from its endpoint.
@@ -237,4 +238,21 @@ impl Relay {
     pub(super) fn codec(&self) -> CodecStats {
         self.compressor.stats()
     }
+}
+
+/// The end mark, or the header of the next block if all of the block has come.
+fn next_unit(channel: &Channel, stream: StreamId) -> Result<Option<Unit>, BlockError> {
+    let mut start = [0; BLOCK_HEADER_LEN_MAX];
+    let present = channel.peek(stream, &mut start);
+    if start[..present].first() == Some(&NO_BLOCK) {
+        return Ok(Some(Unit::End));
+    }
+    let Some(header) = parse_header(&start[..present])? else { return Ok(None) };
+    if header.decoded_len == 0 || header.decoded_len > BLOCK_LEN_MAX {
+        return Err(BlockError::Length(header.decoded_len));
+    }
+    if header.encoded_len > ENCODED_LEN_MAX {
+        return Err(BlockError::Length(header.encoded_len));
+    }
+    Ok((channel.readable(stream) >= header.encoded_len).then_some(Unit::Block(header)))
 }

@@ -59,10 +59,18 @@ const START_WINDOW_GAIN: u64 = 300;
 const CYCLE_MIN: Duration = Duration::from_millis(20);
 /// Loss beyond this share is never taken for the path's own.
 const OWN_LOSS_MAX_PERMILLE: u64 = 300;
+/// While the own loss is measured it is made up for by this much at most: less than `Down` stays below the path's rate,
+/// or a queue that overflows would pass for the path's own loss, and making up for it would feed it.
+const DOWN_COMPENSATION_MAX_PERMILLE: u64 = 60;
 /// The loss measurement forgets half of itself each time it has seen this many datagrams.
 const LOSS_WINDOW: u64 = 8_192;
+/// A round lasts at least this long. Below it the RTT is that of schedulers and interrupts rather than of the path, and
+/// what arrives within it comes in lumps.
+const ROUND_MIN: Duration = Duration::from_millis(4);
+/// The rate filter looks back for at least this long: many short rounds fit into one pause of a busy machine.
+const RATE_FILTER_MIN: Duration = Duration::from_millis(150);
 /// Queueing delay always tolerated: timers, interrupts and offloads of real machines.
-const QUEUE_FLOOR: Duration = Duration::from_micros(500);
+const QUEUE_FLOOR: Duration = Duration::from_millis(1);
 /// When the minimum RTT has not been seen again for this long, the flow drains its queue once to measure it.
 const MIN_RTT_EXPIRY: Duration = Duration::from_secs(10);
 
@@ -113,6 +121,14 @@ pub enum Phase {
     Cruise,
 }
 
+/// A delivery rate and when it was seen.
+#[derive(Clone, Copy, Debug)]
+struct RoundRate {
+    round: u64,
+    at: Instant,
+    rate: BitRate,
+}
+
 /// The rate controller of one session.
 #[derive(Clone, Debug)]
 pub struct Controller {
@@ -121,14 +137,17 @@ pub struct Controller {
     phase_since: Instant,
     phase_rounds: u32,
     gain: u64,
-    /// Descending maxima of the delivery rate: (round, rate). Never empty.
-    rates: VecDeque<(u64, BitRate)>,
+    /// Descending maxima of the delivery rate. Never empty.
+    rates: VecDeque<RoundRate>,
     /// There has been a sample.
     is_measured: bool,
     /// Delivered bytes and moments at the ends of the last rounds, newest last.
     recent: VecDeque<(Instant, u64)>,
     round: u64,
     round_ends_at: u64,
+    /// When the current round began, and what had been delivered by then.
+    round_began: (Instant, u64),
+    round_app_limited: bool,
     /// Samples of the current round: their sum in bits per second, and how many.
     round_rates: (u128, u32),
     round_min_rtt: Option<Duration>,
@@ -165,11 +184,13 @@ impl Controller {
             phase_since: now,
             phase_rounds: 0,
             gain: START_GAIN,
-            rates: VecDeque::from([(0, initial)]),
+            rates: VecDeque::from([RoundRate { round: 0, at: now, rate: initial }]),
             is_measured: false,
             recent: VecDeque::new(),
             round: 0,
             round_ends_at: 0,
+            round_began: (now, 0),
+            round_app_limited: false,
             round_rates: (0, 0),
             round_min_rtt: None,
             queue: Duration::ZERO,
@@ -196,7 +217,7 @@ impl Controller {
 
     /// The path's delivery rate as estimated; before the first sample, the initial window per RTT.
     pub fn delivery_rate(&self) -> BitRate {
-        self.rates.front().map_or(BitRate::ZERO, |(_, rate)| *rate)
+        self.rates.front().map_or(BitRate::ZERO, |best| best.rate)
     }
 
     /// Share of datagrams that the path loses by itself, in permille.
@@ -212,7 +233,7 @@ impl Controller {
     pub fn pacing_rate(&self) -> BitRate {
         let base = self.cruising_rate();
         let offered = BitRate::from_bps(
-            u64::try_from(u128::from(base.as_bps()) * 1000 / u128::from(1000 - self.own_loss_permille()))
+            u64::try_from(u128::from(base.as_bps()) * 1000 / u128::from(1000 - self.compensated_permille()))
                 .unwrap_or(u64::MAX),
         );
         let floor = BitRate::from_transfer(ByteCount::new(2 * self.config.datagram.as_u64()), self.min_rtt)
@@ -228,12 +249,20 @@ impl Controller {
     /// ends of a sample's interval); while a queue stands, the mean over whole rounds is what the path delivers.
     fn cruising_rate(&self) -> BitRate {
         let estimate = self.delivery_rate();
-        let queued = self.phase == Phase::Cruise && self.queue > self.queue_target();
-        match self.mean_rate() {
+        let queued = self.queue > self.queue_target() && !self.foreign_queue;
+        match (self.mean_rate(), self.phase) {
             // Never far below: what we send bounds what we see delivered.
-            Some(mean) if queued && !self.foreign_queue => estimate.min(mean).max(estimate.percent(90)),
+            (Some(mean), Phase::Cruise) if queued => estimate.min(mean).max(estimate.percent(90)),
+            // What is sent now shows the path's own loss, so it has to be below the path's rate for certain.
+            (Some(mean), Phase::Down) => estimate.min(mean),
             _ => estimate,
         }
+    }
+
+    /// By how much of the path's own loss the pace is raised, in permille.
+    fn compensated_permille(&self) -> u64 {
+        let own = self.own_loss_permille();
+        if self.phase == Phase::Down { own.min(DOWN_COMPENSATION_MAX_PERMILLE) } else { own }
     }
 
     /// Delivery rate over the last few whole rounds.
@@ -275,7 +304,7 @@ impl Controller {
 
     /// Bytes in flight that just fill the path.
     pub fn bdp(&self) -> ByteCount {
-        self.delivery_rate().bytes_in(self.min_rtt)
+        self.delivery_rate().bytes_in(self.min_rtt.max(QUEUE_FLOOR))
     }
 
     /// Whether what is sent now stays below the path's rate, so that its losses are the path's own.
@@ -317,10 +346,11 @@ impl Controller {
         let mut ended = false;
         if let Some(sample) = report.sample {
             // An app-limited sample counts only where it shows more than is known.
+            self.round_app_limited |= sample.app_limited;
             if !sample.app_limited || sample.rate > self.delivery_rate() {
-                self.on_sample(sample.rate);
+                self.on_sample(now, sample.rate);
             }
-            if sample.prior_delivered >= self.round_ends_at {
+            if sample.prior_delivered >= self.round_ends_at && now - self.round_began.0 >= ROUND_MIN {
                 self.round_ends_at = report.delivered;
                 ended = true;
             }
@@ -337,30 +367,38 @@ impl Controller {
         }
     }
 
-    fn on_sample(&mut self, rate: BitRate) {
+    fn on_sample(&mut self, now: Instant, rate: BitRate) {
         self.round_rates.0 += u128::from(rate.as_bps());
         self.round_rates.1 += 1;
         self.is_measured = true;
         // While accelerating the newest sample is the best; otherwise the mean of a round, which jitter moves less.
-        if self.phase == Phase::Accelerate {
-            self.on_rate(rate);
+        if self.phase == Phase::Accelerate && !self.is_short() {
+            self.on_rate(now, rate);
         }
     }
 
-    fn on_rate(&mut self, rate: BitRate) {
-        while self.rates.back().is_some_and(|(_, known)| *known <= rate) {
+    /// The path is shorter than a round may be: samples over one RTT are mostly noise.
+    fn is_short(&self) -> bool {
+        self.min_rtt < ROUND_MIN
+    }
+
+    fn on_rate(&mut self, now: Instant, rate: BitRate) {
+        while self.rates.back().is_some_and(|known| known.rate <= rate) {
             self.rates.pop_back();
         }
-        self.rates.push_back((self.round, rate));
+        self.rates.push_back(RoundRate { round: self.round, at: now, rate });
     }
 
     fn on_round(&mut self, now: Instant, report: &AckReport) {
         self.round += 1;
         self.phase_rounds += 1;
-        while self.rates.len() > 1 && self.rates[0].0 + RATE_FILTER_ROUNDS < self.round {
+        while self.rates.len() > 1
+            && self.rates[0].round + RATE_FILTER_ROUNDS < self.round
+            && now - self.rates[0].at > RATE_FILTER_MIN
+        {
             self.rates.pop_front();
         }
-        let app_limited = report.sample.is_some_and(|sample| sample.app_limited);
+        let app_limited = std::mem::take(&mut self.round_app_limited);
         if app_limited {
             self.recent.clear();
         }
@@ -377,9 +415,14 @@ impl Controller {
             }
         }
         let (sum, samples) = std::mem::take(&mut self.round_rates);
-        let round_rate = BitRate::from_bps(u64::try_from(sum / u128::from(samples.max(1))).unwrap_or(u64::MAX));
-        if samples > 0 {
-            self.on_rate(round_rate);
+        let (began, before) = std::mem::replace(&mut self.round_began, (now, report.delivered));
+        let round_rate = if self.is_short() {
+            BitRate::from_transfer(ByteCount::new(report.delivered - before), now - began)
+        } else {
+            BitRate::from_bps(u64::try_from(sum / u128::from(samples.max(1))).unwrap_or(u64::MAX))
+        };
+        if samples > 0 && (!app_limited || round_rate > self.delivery_rate()) {
+            self.on_rate(now, round_rate);
         }
 
         match self.phase {
@@ -444,7 +487,7 @@ impl Controller {
         let mean = self.mean_rate().filter(|mean| !app_limited && *mean < self.delivery_rate().percent(85));
         if let Some(mean) = mean.filter(|_| deep) {
             self.rates.clear();
-            self.rates.push_back((self.round, mean));
+            self.rates.push_back(RoundRate { round: self.round, at: now, rate: mean });
             self.recent.clear();
             self.corrected_rounds = 0;
             self.enter(now, Phase::Drain, DRAIN_GAIN);

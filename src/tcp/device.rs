@@ -73,7 +73,8 @@ pub(super) struct Departing<'a> {
 impl TxToken for Departing<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, len: usize, f: F) -> R {
         let mut frame = self.pool.take();
-        let result = f(frame.resize(len));
+        // smoltcp writes every byte of the packet.
+        let result = f(frame.resize_for_overwrite(len));
         self.egress.on_packet(frame, self.pool);
         result
     }

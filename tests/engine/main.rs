@@ -6,4 +6,5 @@ mod world;
 
 mod hostile;
 mod opening;
+mod peer;
 mod transfer;

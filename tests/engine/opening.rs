@@ -235,9 +235,14 @@ fn the_same_addresses_on_two_vlans_are_two_flows() {
 
 #[test]
 fn a_full_table_and_a_full_memory_let_new_connections_pass_and_keep_the_old() {
+    // What a flow takes depends on the rate that the channel believes in.
+    let mut world = World::new();
+    world.open(40_000, payload(1, 1_000));
+    world.run_for(1);
+    let memory_of_one = world.engines[A].status(0).memory.as_u64();
     for (limits, reason) in [
-        (Limits { flows: 2, memory: ByteCount::from_mib(100) }, BypassReason::TableFull),
-        (Limits { flows: 99, memory: ByteCount::from_kib(1400) }, BypassReason::Memory),
+        (Limits { flows: 2, ..Limits::default() }, BypassReason::TableFull),
+        (Limits { flows: 99, memory: ByteCount::new(memory_of_one * 5 / 2) }, BypassReason::Memory),
     ] {
         let mut world = World::unconnected([mirrored_rules(), mirrored_rules()], limits);
         world.connect();
@@ -255,7 +260,9 @@ fn a_full_table_and_a_full_memory_let_new_connections_pass_and_keep_the_old() {
 
 #[test]
 fn a_syn_flood_fills_the_gate_and_no_more() {
-    let mut world = World::new();
+    let limits = Limits { memory: ByteCount::from_mib(64 * 1024), ..Limits::default() };
+    let mut world = World::unconnected([mirrored_rules(), mirrored_rules()], limits);
+    world.connect();
     world.hosts[B].on_syn = OnSyn::Ignore;
     world.hosts[B].is_dead = true;
     for port in 1..=3_000 {

@@ -1,11 +1,11 @@
 //! Bytes: that they arrive, in both directions, through ends, resets, slow readers and outages.
 
-use longhaul::engine::{BypassReason, FlowStage, Role};
+use longhaul::engine::{BypassReason, FlowStage, Limits, Role};
 use longhaul::tcp::EndpointState;
 use longhaul::units::ByteCount;
 
 use crate::host::OnSyn;
-use crate::world::{A, B, World, payload};
+use crate::world::{A, B, World, mirrored_rules, payload};
 
 #[test]
 fn bytes_cross_in_both_directions_and_both_flows_end() {
@@ -250,4 +250,29 @@ fn many_flows_at_once_all_arrive() {
     for connection in &world.hosts[B].connections {
         assert!(connection.inbox == payload(u64::from(connection.key.dst.port() - 40_000), 50_000));
     }
+}
+
+#[test]
+fn a_restart_under_more_flows_than_one_write_can_list_resets_them_all() {
+    const FLOWS: u16 = 1_300;
+    let limits = Limits { memory: ByteCount::from_mib(8 * 1024), ..Limits::default() };
+    let mut world = World::unconnected([mirrored_rules(), mirrored_rules()], limits);
+    world.connect();
+    for port in 0..FLOWS {
+        let at = world.open(20_000 + port, Vec::new());
+        world.hosts[A].connections[at].finish = false;
+        world.hosts[A].connections[at].finish_after_peer = false;
+        if port % 100 == 99 {
+            world.run_for(50);
+        }
+    }
+    world.run_for(500);
+    assert_eq!((world.flows(A), world.flows(B)), (usize::from(FLOWS), usize::from(FLOWS)));
+    world.restart(B);
+    let is_reset = |world: &World| {
+        let all = world.hosts.iter().flat_map(|host| &host.connections);
+        all.filter(|connection| connection.state() != EndpointState::Reset).count() == 0
+    };
+    assert!(world.run_until(3_000, is_reset));
+    assert_eq!(world.engines[B].counters().orphans_reset, u64::from(FLOWS));
 }

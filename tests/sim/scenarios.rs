@@ -353,6 +353,23 @@ fn a_restart_while_the_last_end_is_under_way_is_told_to_the_host_that_waits_for_
 }
 
 #[test]
+fn a_restart_behind_a_resting_receiver_is_told_to_it_however_long_ago_the_sender_was_done() {
+    let mut connection = transfer(1_500_000);
+    connection.closes_early = true;
+    connection.pauses = vec![Pause { end: End::B, after: 1, lasts: Duration::from_secs(200) }];
+    let mut spec = network(mid_path()).with(connection).incident(Duration::from_secs(150), Incident::Restart(End::B));
+    spec.limit = Duration::from_secs(300);
+    let mut network = Network::new(spec);
+    network.run_to(Duration::from_secs(149));
+    let (sender, receiver) = (network.seen(End::A, 0), network.seen(End::B, 0));
+    assert!(sender.is_over() && sender.reset_at.is_none(), "{sender:?}");
+    assert!(receiver.received < 1_500_000);
+    network.run();
+    let told = network.seen(End::B, 0).reset_at.expect("an error");
+    assert!(told < Duration::from_secs(153), "{told:?}");
+}
+
+#[test]
 fn a_receiver_that_rests_longer_than_time_wait_still_gets_the_last_bytes() {
     // Sizes around what all buffers on the way hold: the sender is done, and its appliance still has some of it.
     for bytes in (20..36).map(|step| step * 100_000) {

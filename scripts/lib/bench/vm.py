@@ -1,0 +1,235 @@
+"""The guest in QEMU: booted and filled once, then started from its saved state, moved, and asked to verify itself."""
+
+import hashlib
+import json
+import os
+import re
+import socket
+import subprocess
+import threading
+import time
+
+import common
+
+BEAT_MS = 10
+DIRTY_MB = 8
+DIRTY_PPS = 500
+LINE = re.compile(r"^([BFV]) (.*)$")
+
+
+class Guest:
+    """What is in the guest's memory: size, fill and seed, hence the same bytes on every run."""
+
+    def __init__(self, tools, memory_mb, fill, seed):
+        self.tools, self.memory_mb, self.fill, self.seed = tools, memory_mb, fill, seed
+        # The rest is for the guest's kernel and the unpacked program.
+        self.fill_mb = int(memory_mb * 0.94) - 80
+
+    def kernel_arguments(self):
+        own = f"FILL={self.fill} FILL_MB={self.fill_mb} SEED={self.seed} DIRTY_MB={DIRTY_MB} DIRTY_PPS={DIRTY_PPS} BEAT_MS={BEAT_MS}"
+        return f"console=ttyS0 quiet loglevel=3 nokaslr mitigations=off transparent_hugepage=never panic=-1 {own}"
+
+    def state_file(self, cache):
+        key = hashlib.sha256(f"{self.tools.fingerprint()} {self.memory_mb} {self.kernel_arguments()}".encode()).hexdigest()[:12]
+        return os.path.join(cache, f"guest-{self.fill}-{self.memory_mb}-{key}.state")
+
+    def prepare(self, cache, folder):
+        """Boots, fills and saves the guest unless that was done before; returns the saved state's file and its sum."""
+        state = self.state_file(cache)
+        if not os.path.exists(state + ".sum"):
+            common.say(f"booting and filling a guest of {self.memory_mb} MB ({self.fill}), once")
+            with Vm(self, "boot", folder) as vm:
+                total = vm.wait_line("F", 300).split()[0]
+                vm.wait_line("B", 10)
+                vm.qmp("stop")
+                vm.migrate_parameters(return_path=False)
+                vm.qmp("migrate", uri=f"file:{state}")
+                vm.wait_migrated(120)
+            with open(state + ".sum", "w", encoding="ascii") as file:
+                file.write(total)
+        with open(state + ".sum", encoding="ascii") as file:
+            return state, file.read()
+
+
+class Vm:
+    """One QEMU process. `prefix` is what puts it into a host's namespace."""
+
+    def __init__(self, guest, name, folder, incoming=None, prefix=()):
+        self.name = name
+        self.lines, self.events = [], []
+        self.news = threading.Condition()
+        self.beats = []
+        self.answers = {}
+        sockets = {kind: os.path.join(folder, f"{name}.{kind}") for kind in ("qmp", "serial")}
+        for path in sockets.values():
+            if os.path.exists(path):
+                os.unlink(path)
+        tools = guest.tools
+        command = [*prefix, tools.qemu, "-name", name, "-accel", "tcg", "-machine", "pc", "-cpu", "qemu64", "-smp", "1"]
+        command += ["-m", str(guest.memory_mb), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        for path in tools.firmware:
+            command += ["-L", path]
+        command += ["-kernel", tools.kernel, "-initrd", tools.initramfs, "-append", guest.kernel_arguments()]
+        for kind in ("qmp", "serial"):
+            command += [f"-{kind}", f"unix:{sockets[kind]},server=on,wait=off"]
+        if incoming:
+            command += ["-incoming", incoming]
+        self.log = open(os.path.join(folder, f"{name}.log"), "w", encoding="utf-8")
+        self.process = subprocess.Popen(
+            command, env=tools.environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT
+        )
+        try:
+            self.serial = self.connect(sockets["serial"])
+            self.control = self.connect(sockets["qmp"])
+        except common.Failure:
+            self.close()
+            raise
+        self.next_id = 0
+        for reader in (self.read_serial, self.read_control):
+            threading.Thread(target=reader, daemon=True).start()
+        self.qmp("qmp_capabilities")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.log.close()
+
+    def connect(self, path):
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and self.process.poll() is None:
+            channel = socket.socket(socket.AF_UNIX)
+            try:
+                channel.connect(path)
+                return channel
+            except OSError:
+                channel.close()
+                time.sleep(0.02)
+        with open(self.log.name, encoding="utf-8") as file:
+            raise common.Failure(f"QEMU ({self.name}) did not start: {file.read()[-400:]}")
+
+    # ---- what it says ----
+
+    def read_serial(self):
+        rest = b""
+        while True:
+            try:
+                got = self.serial.recv(4096)
+            except OSError:
+                got = b""
+            if not got:
+                return
+            now = time.time()
+            *whole, rest = (rest + got).split(b"\n")
+            with self.news:
+                for line in whole:
+                    found = LINE.match(line.decode("ascii", "replace").strip())
+                    if not found:
+                        continue
+                    self.lines.append((now, found[1], found[2]))
+                    if found[1] == "B" and found[2].isdigit():
+                        self.beats.append((now, int(found[2])))
+                self.news.notify_all()
+
+    def read_control(self):
+        rest = b""
+        while True:
+            try:
+                got = self.control.recv(65536)
+            except OSError:
+                got = b""
+            if not got:
+                with self.news:
+                    self.answers[None] = {"error": {"desc": "QEMU is gone"}}
+                    self.news.notify_all()
+                return
+            *whole, rest = (rest + got).split(b"\n")
+            with self.news:
+                for line in whole:
+                    message = json.loads(line)
+                    if "event" in message:
+                        stamp = message["timestamp"]
+                        at = stamp["seconds"] + stamp["microseconds"] / 1e6
+                        self.events.append((at, message["event"], message.get("data", {})))
+                    elif "id" in message:
+                        self.answers[message["id"]] = message
+                self.news.notify_all()
+
+    def wait(self, condition, seconds, what):
+        deadline = time.monotonic() + seconds
+        with self.news:
+            while True:
+                found = condition()
+                if found:
+                    return found
+                left = deadline - time.monotonic()
+                if left <= 0 or None in self.answers:
+                    raise common.Failure(f"QEMU ({self.name}): no {what} within {seconds:.0f} s")
+                self.news.wait(min(left, 1))
+
+    def wait_line(self, kind, seconds, since=0.0):
+        def found():
+            return next((text for at, which, text in self.lines if which == kind and at > since), None)
+
+        return self.wait(found, seconds, f"line {kind}")
+
+    def event(self, name, **wanted):
+        """When an event was first reported (wall clock), or None."""
+        for at, event, data in self.events:
+            if event == name and all(data.get(key) == value for key, value in wanted.items()):
+                return at
+        return None
+
+    # ---- what it is told ----
+
+    def qmp(self, command, **arguments):
+        with self.news:
+            self.next_id += 1
+            number = self.next_id
+        self.control.sendall(json.dumps({"execute": command, "arguments": arguments, "id": number}).encode() + b"\n")
+        answer = self.wait(lambda: self.answers.get(number), 20, f"answer to {command}")
+        if "error" in answer:
+            raise common.Failure(f"QEMU ({self.name}), {command}: {answer['error']['desc']}")
+        return answer["return"]
+
+    def migrate_parameters(self, return_path):
+        # Default is 128 MiB/s; the network is to be the limit. By the return path the source learns that the destination
+        # runs; a file has none.
+        enabled = [{"capability": name, "state": True} for name in ["events"] + ["return-path"] * return_path]
+        self.qmp("migrate-set-capabilities", capabilities=enabled)
+        self.qmp("migrate-set-parameters", **{"max-bandwidth": 20_000_000_000})
+
+    def start_saved(self, seconds=60):
+        """Runs a guest started from its saved state, once that is loaded."""
+        deadline = time.monotonic() + seconds
+        while self.qmp("query-status")["status"] == "inmigrate":
+            if time.monotonic() > deadline:
+                raise common.Failure(f"QEMU ({self.name}): the saved state was not loaded within {seconds} s")
+            time.sleep(0.1)
+        self.qmp("cont")
+        self.wait_line("B", 20)
+
+    def wait_migrated(self, seconds):
+        def ended():
+            return next((data["status"] for _, name, data in self.events if name == "MIGRATION" and data["status"] in ENDS), None)
+
+        status = self.wait(ended, seconds, "end of the migration")
+        if status != "completed":
+            reason = self.qmp("query-migrate").get("error-desc", "")
+            raise common.Failure(f"QEMU ({self.name}): migration {status} {reason}")
+
+    def verify(self, seconds=120):
+        """The guest's own sum of its memory, and how many pages of the working set are wrong."""
+        since = time.time()
+        self.serial.sendall(b"verify\n")
+        total, wrong = self.wait_line("V", seconds, since).split()
+        return total, int(wrong)
+
+
+ENDS = ("completed", "failed", "cancelled")
