@@ -36,6 +36,8 @@ pub struct ChannelRun {
     pub streams_back: usize,
     /// Streams open no earlier than this: until then the channel idles.
     pub opens_at: Duration,
+    /// B's streams open no earlier than this.
+    pub back_opens_at: Duration,
     /// For this long a stream carries only [`GREETING`] bytes, as while the appliances agree on a flow.
     pub greeting: Duration,
     /// Bytes of each stream; `None`: until the time is over.
@@ -65,6 +67,7 @@ impl ChannelRun {
             streams: 1,
             streams_back: 0,
             opens_at: Duration::ZERO,
+            back_opens_at: Duration::ZERO,
             greeting: Duration::ZERO,
             bytes: None,
             duration: Duration::from_secs(10),
@@ -260,6 +263,9 @@ impl<'a> Rig<'a> {
                 in_flight_max: ByteCount::ZERO,
             }
         };
+        let mut wakes =
+            [run.opens_at, run.opens_at + run.greeting, run.back_opens_at].map(|at| Instant::ZERO + at).to_vec();
+        wakes.sort_by_key(|&at| std::cmp::Reverse(at));
         Rig {
             run,
             now: Instant::ZERO,
@@ -272,7 +278,7 @@ impl<'a> Rig<'a> {
             back_after_settle: 0,
             after_settle: 0,
             up_at: None,
-            wakes: [run.opens_at + run.greeting, run.opens_at].map(|at| Instant::ZERO + at).to_vec(),
+            wakes,
             queue_sum: Duration::ZERO,
             queue_samples: 0,
             queue_max: Duration::ZERO,
@@ -345,7 +351,8 @@ impl<'a> Rig<'a> {
     }
 
     fn open_streams(&mut self, end: End) {
-        if self.now < Instant::ZERO + self.run.opens_at {
+        let opens_at = if end == End::A { self.run.opens_at } else { self.run.opens_at.max(self.run.back_opens_at) };
+        if self.now < Instant::ZERO + opens_at {
             return;
         }
         let seed = self.run.seed;

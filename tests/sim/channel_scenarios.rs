@@ -40,6 +40,19 @@ fn streams_share_the_channel_equally() {
 }
 
 #[test]
+fn a_direction_that_has_carried_only_acks_and_credit_comes_up_at_once() {
+    let mut spec = ChannelRun::new(PathSpec::new(BitRate::from_mbps(1000), 12 * MS, 1.0).loss(0.1, 1.0), 1);
+    (spec.streams_back, spec.back_opens_at) = (1, 3 * SECOND);
+    (spec.duration, spec.settle) = (4 * SECOND, 3 * SECOND + 500 * MS);
+    let outcome = run(&spec);
+    assert!(
+        share(outcome.goodput_back, outcome.ceiling) > 0.5,
+        "{} in the second half of a second",
+        outcome.goodput_back
+    );
+}
+
+#[test]
 fn the_operator_s_rate_is_never_exceeded() {
     let mut spec = ChannelRun::new(mid_path(), 1);
     (spec.operator_rate, spec.duration, spec.settle) = (Some(BitRate::from_mbps(40)), 4 * SECOND, SECOND);
