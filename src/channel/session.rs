@@ -21,6 +21,8 @@ const DATA_PROBES: u32 = 2;
 const BACKLOG_TIME: Duration = Duration::from_millis(150);
 /// See [`BACKLOG_TIME`].
 const BACKLOG_BDPS: u64 = 2;
+/// The backlog is this many times what was ever delivered at most: the estimate that a session begins with is a guess.
+const BACKLOG_PROVEN: u64 = 3;
 /// Bytes that have arrived may wait behind a lost one for a retransmission of its retransmission: what the far end has
 /// not consumed may come to this much. They cost a switch-over no line time, so they stand outside the bound above,
 /// which measured at 100 ms and 1 % of loss left a quarter of the line unused.
@@ -267,6 +269,7 @@ impl Session {
             // The estimate is still to grow, several times per round.
             limit = limit.max(self.controller.window().as_u64() * 2);
         }
+        limit = limit.min(BACKLOG_PROVEN * self.delivery.delivered());
         self.streams.set_backlog_limits(limit, limit.max(bdp * REASSEMBLY_BDPS));
         self.streams.wake_writers();
     }

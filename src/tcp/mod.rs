@@ -34,6 +34,10 @@
 //! timestamps, ECN, or urgent data (delivered in line). smoltcp's arithmetic panics on states it deems impossible; a
 //! panic is caught and ends this one flow with a reset.
 
+// What is said above of panics holds only where they unwind.
+#[cfg(panic = "abort")]
+compile_error!("a panic of the TCP stack must end one flow, not the appliance: build with panic = \"unwind\"");
+
 mod device;
 mod endpoint;
 mod host_packet;
