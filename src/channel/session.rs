@@ -385,8 +385,9 @@ impl Session {
         if eliciting {
             self.pacer.on_sent(wire_bytes);
         }
-        if data && !self.streams.has_ready() && open {
-            // The last of what there was: its sample says how much we had, not what the path can carry.
+        if !self.streams.has_ready() && open {
+            // The last of what there was, or a ping of an idle session: its sample says how much we had, not what the
+            // path can carry.
             self.delivery.on_app_limited(ByteCount::new(self.sent.in_flight() + wire_bytes));
         }
         let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()));
