@@ -392,13 +392,16 @@ impl Controller {
     fn on_round(&mut self, now: Instant, report: &AckReport) {
         self.round += 1;
         self.phase_rounds += 1;
-        while self.rates.len() > 1
+        let app_limited = std::mem::take(&mut self.round_app_limited);
+        // Rounds of a sender with little to say teach nothing, so they are no reason to forget either: a session that
+        // idled for a day starts where it was.
+        while !app_limited
+            && self.rates.len() > 1
             && self.rates[0].round + RATE_FILTER_ROUNDS < self.round
             && now - self.rates[0].at > RATE_FILTER_MIN
         {
             self.rates.pop_front();
         }
-        let app_limited = std::mem::take(&mut self.round_app_limited);
         if app_limited {
             self.recent.clear();
         }

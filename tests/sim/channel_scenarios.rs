@@ -103,3 +103,16 @@ fn a_clean_line_sees_no_retransmission_to_speak_of_and_no_full_queue() {
     assert!(outcome.retransmitted < 0.02, "{:.2} % sent again", outcome.retransmitted * 100.0);
     assert!(outcome.queue_mean < spec.path.rtt / 2, "standing queue {:?}", outcome.queue_mean);
 }
+
+#[test]
+fn a_session_that_idled_starts_as_fast_as_a_new_one() {
+    // MPLS of the report: its jitter makes single pings' samples look like anything.
+    let path = || PathSpec::new(BitRate::from_mbps(100), 25 * MS, 1.0).loss(0.05, 1.0).jitter(Jitter::ordered(3 * MS));
+    for idle in [SECOND, 10 * SECOND, 60 * SECOND] {
+        let mut spec = ChannelRun::new(path(), 1);
+        (spec.opens_at, spec.duration) = (idle, idle + 3 * SECOND);
+        let outcome = run(&spec);
+        let first = outcome.goodput_between(idle + 500 * MS, idle + SECOND);
+        assert!(share(first, outcome.ceiling) > 0.7, "{first} half a second after {idle:?} of idling");
+    }
+}
