@@ -89,7 +89,7 @@ impl Pair {
         }
     }
 
-    fn from_host(&mut self, flags: TcpFlags, seq: u32, ack: u32) {
+    fn say_as_host(&mut self, flags: TcpFlags, seq: u32, ack: u32) {
         let frame = segment(&l2(), &key(40_000), flags, (seq, ack), &[], &[]);
         self.engine.handle_frame(self.now, Port::Lan, &frame);
     }
@@ -111,7 +111,7 @@ impl Pair {
         self.run(5);
         let (flags, isn, ack, _) = self.to_host.pop().expect("a SYN-ACK");
         assert!(flags.syn() && flags.ack() && ack == 1001);
-        self.from_host(TcpFlags::ACK, 1001, isn.wrapping_add(1));
+        self.say_as_host(TcpFlags::ACK, 1001, isn.wrapping_add(1));
         (stream, isn.wrapping_add(1))
     }
 
@@ -163,16 +163,16 @@ fn the_stream_is_finished_only_when_the_host_has_acknowledged_the_end() {
     let (stream, next) = pair.open();
     pair.peer.write(stream, &BLOCK);
     pair.peer.write(stream, &[0]);
-    pair.from_host(TcpFlags::FIN.union(TcpFlags::ACK), 1001, next);
+    pair.say_as_host(TcpFlags::FIN.union(TcpFlags::ACK), 1001, next);
     pair.run(50);
-    pair.from_host(TcpFlags::ACK, 1002, next.wrapping_add(4));
+    pair.say_as_host(TcpFlags::ACK, 1002, next.wrapping_add(4));
     pair.run(50);
     assert!(pair.host_saw_the_end() && !pair.host_was_reset());
     let mut sent = [0xff; 400];
     let len = pair.peer.peek(stream, &mut sent);
     assert_eq!(sent[len - 1], 0, "the mark of the host's end");
     assert!(!pair.peer.is_ended(stream), "the host has not acknowledged our FIN");
-    pair.from_host(TcpFlags::ACK, 1002, next.wrapping_add(5));
+    pair.say_as_host(TcpFlags::ACK, 1002, next.wrapping_add(5));
     pair.run(50);
     assert!(pair.peer.is_ended(stream));
     assert_eq!(pair.engine.status(0).flows.len(), 0);
