@@ -3,6 +3,7 @@
 //! One [`Channel`] speaks to one peer. It does no I/O: datagrams, time and a seed go in; datagrams, events and the
 //! next deadline come out. After every input drain [`Channel::poll_event`] and [`Channel::poll_transmit`].
 
+mod drain;
 mod keyring;
 mod ranges;
 mod received;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::drain::DrainMeter;
 use super::received::{ACK_DELAY_MAX, Received};
 use super::sent::{SentFrame, SentFrames, SentPackets};
 use super::streams::Streams;
@@ -58,6 +59,7 @@ pub(super) struct Session {
     rtt: RttEstimator,
     delivery: DeliveryEstimator,
     controller: Controller,
+    drain: DrainMeter,
     pacer: Pacer,
     /// Bytes a datagram costs on the wire beyond the payload: channel header and tag, UDP, IP.
     wire_overhead: u64,
@@ -100,6 +102,7 @@ impl Session {
             delivery: DeliveryEstimator::new(now),
             rtt,
             controller,
+            drain: DrainMeter::new(now),
             pacer,
             wire_overhead,
             payload_max,
@@ -262,8 +265,16 @@ impl Session {
             low_lost: std::mem::take(&mut self.low_lost),
         });
         self.pacer.set_rate(now, self.controller.pacing_rate(), min_rtt);
-        let rate = self.controller.delivery_rate();
-        let bdp = rate.bytes_in(self.rtt.srtt().max(min_rtt)).as_u64();
+        self.bound_backlog(now, min_rtt);
+        self.streams.wake_writers();
+    }
+
+    fn bound_backlog(&mut self, now: Instant, min_rtt: Duration) {
+        let srtt = self.rtt.srtt().max(min_rtt);
+        self.drain.observe(now, srtt, self.streams.consumed(), self.streams.filled_percent());
+        let path = self.controller.delivery_rate();
+        let rate = self.drain.rate().map_or(path, |drained| drained.min(path));
+        let bdp = rate.bytes_in(srtt).as_u64();
         let mut limit = (bdp * BACKLOG_BDPS).max(rate.bytes_in(BACKLOG_TIME).as_u64());
         if self.controller.phase() == Phase::Accelerate {
             // The estimate is still to grow, several times per round.
@@ -271,7 +282,6 @@ impl Session {
         }
         limit = limit.min(BACKLOG_PROVEN * self.delivery.delivered());
         self.streams.set_backlog_limits(limit, limit.max(bdp * REASSEMBLY_BDPS));
-        self.streams.wake_writers();
     }
 
     // --- time ---

@@ -52,6 +52,8 @@ pub(super) struct Streams {
     backlog: u64,
     /// Written and not known to have arrived, all streams.
     unacked: u64,
+    /// Bytes the peer has consumed, all streams there ever were.
+    consumed: u64,
     /// Streams with backlog.
     active: u64,
     limit: u64,
@@ -72,6 +74,7 @@ impl Streams {
             events: VecDeque::new(),
             backlog: 0,
             unacked: 0,
+            consumed: 0,
             active: 0,
             limit: 4 * BACKLOG_SHARE_MIN,
             reassembly_limit: 8 * BACKLOG_SHARE_MIN,
@@ -107,6 +110,16 @@ impl Streams {
     /// Bytes written and not consumed by the peer, all streams.
     pub(super) fn backlog(&self) -> u64 {
         self.backlog
+    }
+
+    /// Bytes the peer has consumed so far.
+    pub(super) fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// How much of its bound the backlog takes up, in percent.
+    pub(super) fn filled_percent(&self) -> u64 {
+        (self.backlog * 100 / self.reassembly_limit).max(self.unacked * 100 / self.limit)
     }
 
     /// Changes the bound on what all streams together have written and not yet brought to the peer, and the wider one
@@ -316,7 +329,10 @@ impl Streams {
     }
 
     pub(super) fn on_credit(&mut self, id: StreamId, consumed: u64, limit: u64) -> Result<(), Violation> {
-        match self.account(id, |stream| stream.send.on_credit(consumed, limit)) {
+        let before = self.backlog;
+        let plausible = self.account(id, |stream| stream.send.on_credit(consumed, limit));
+        self.consumed += before - self.backlog;
+        match plausible {
             Some(false) => Err(Violation),
             _ => Ok(()),
         }
