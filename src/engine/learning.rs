@@ -61,13 +61,16 @@ enum Whereabouts {
     Several,
 }
 
+/// What one frame tells: its port, its header, and source and destination of its packet.
+type Observation = (Port, L2Header, IpAddr, IpAddr);
+
 /// Tables learnt from passing frames.
 #[derive(Debug)]
 pub(super) struct Learning {
     macs: Lru<(MacAddr, VlanIds), Seen<Port>>,
     hosts: Lru<(IpAddr, VlanIds), Host>,
     whereabouts: Lru<IpAddr, Whereabouts>,
-    latest: [Option<Seen<(Port, L2Header, IpAddr, IpAddr)>>; LATEST_MAX],
+    latest: [Option<Seen<Observation>>; LATEST_MAX],
 }
 
 impl Learning {
