@@ -214,11 +214,11 @@ impl BypassTable {
 
     /// Counts one frame of a connection known to pass. Says which, or `None` when it is not known (any more).
     pub(super) fn seen(&mut self, now: Instant, key: &FlowKey, ip_len: usize) -> Option<&BypassedFlow> {
-        if now.saturating_since(self.recent.peek(key)?.last_seen) > RECENT_TIME {
+        if now.saturating_since(self.recent.touch(key)?.last_seen) > RECENT_TIME {
             self.recent.remove(key);
             return None;
         }
-        let entry = self.recent.touch(key)?;
+        let entry = self.recent.newest_mut()?;
         entry.last_seen = now;
         entry.frames += 1;
         entry.bytes += ip_len as u64;

@@ -44,13 +44,14 @@ impl Engine {
 
     fn handle_segment(&mut self, now: Instant, port: Port, frame: &[u8], segment: &TcpSegment<'_>) -> Fate {
         let key = segment.key;
-        if let Some(id) = self.flows.by_host_key(&key) {
+        let is_candidate = self.prefilter.admits(&key);
+        if is_candidate && let Some(id) = self.flows.by_host_key(&key) {
             if port == Port::Lan {
                 return self.handle_host_segment(now, id, frame, segment);
             }
             return self.handle_stray(id);
         }
-        if let Some(id) = self.flows.by_host_key(&key.reversed()) {
+        if is_candidate && let Some(id) = self.flows.by_host_key(&key.reversed()) {
             if port == Port::Wan && segment.flags.opens() && self.is_withdrawn(id) {
                 // The opener's appliance has let the SYN go after all: leave the connection to the hosts.
                 self.abandon(now, id);

@@ -22,8 +22,12 @@ const HOSTS_MAX: usize = 8192;
 /// How long an observation counts: the ageing time of a bridge (IEEE 802.1Q table 8-6). A probe costs little.
 const AGE_MAX: Duration = Duration::from_secs(300);
 
-/// An observation is not written again before it is this old: steady traffic costs two look-ups per frame.
+/// An observation is not written again before it is this old: steady traffic costs no look-up.
 const REFRESH: Duration = Duration::from_secs(1);
+
+/// Latest observations that are compared with a frame, a power of two: the directions of the connections that are busy
+/// within a second. More, or two at one place, cost the look-ups again.
+const LATEST_MAX: usize = 64;
 
 #[derive(Clone, Copy, Debug)]
 struct Seen<T> {
@@ -57,13 +61,16 @@ enum Whereabouts {
     Several,
 }
 
+/// What one frame tells: its port, its header, and source and destination of its packet.
+type Observation = (Port, L2Header, IpAddr, IpAddr);
+
 /// Tables learnt from passing frames.
 #[derive(Debug)]
 pub(super) struct Learning {
     macs: Lru<(MacAddr, VlanIds), Seen<Port>>,
     hosts: Lru<(IpAddr, VlanIds), Host>,
     whereabouts: Lru<IpAddr, Whereabouts>,
-    last: Option<Seen<(Port, L2Header, IpAddr, IpAddr)>>,
+    latest: [Option<Seen<Observation>>; LATEST_MAX],
 }
 
 impl Learning {
@@ -72,17 +79,18 @@ impl Learning {
             macs: Lru::new(MACS_MAX, state),
             hosts: Lru::new(HOSTS_MAX, state),
             whereabouts: Lru::new(HOSTS_MAX, state),
-            last: None,
+            latest: [None; LATEST_MAX],
         }
     }
 
     /// A frame of an IP packet was read from `port`.
     pub(super) fn handle_ip(&mut self, now: Instant, port: Port, l2: &L2Header, src: IpAddr, dst: IpAddr) {
         let what = (port, *l2, src, dst);
-        if self.last.is_some_and(|last| last.what == what && now.saturating_since(last.at) < REFRESH) {
+        let latest = &mut self.latest[place(l2, src, dst)];
+        if latest.is_some_and(|latest| latest.what == what && now.saturating_since(latest.at) < REFRESH) {
             return;
         }
-        self.last = Some(Seen { what, at: now });
+        *latest = Some(Seen { what, at: now });
         self.handle_mac(now, port, l2);
         match port {
             // An answer needs a station to go to and one to come from.
@@ -155,6 +163,19 @@ impl Learning {
             }
         }
     }
+}
+
+/// Where in [`Learning::latest`] an observation stands: the same for either port, so that one replaces the other when a
+/// station moves.
+fn place(l2: &L2Header, src: IpAddr, dst: IpAddr) -> usize {
+    let last_byte = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => ip.octets()[3],
+        IpAddr::V6(ip) => ip.octets()[15],
+    };
+    let [.., mac] = l2.src.0;
+    let mixed =
+        usize::from(mac) ^ usize::from(last_byte(src)).wrapping_mul(7) ^ usize::from(last_byte(dst)).wrapping_mul(13);
+    mixed % LATEST_MAX
 }
 
 #[cfg(test)]
@@ -245,5 +266,8 @@ mod tests {
         assert_eq!(learning.side(Instant::ZERO, HOST_B, VlanIds::default()), Some(Port::Lan));
         learning.handle_ip(Instant::ZERO, Port::Wan, &header, ip("10.0.0.2"), ip("10.0.0.9"));
         assert_eq!(learning.side(Instant::ZERO, HOST_B, VlanIds::default()), Some(Port::Wan));
+        // And back, within the second in which a repetition is not looked at.
+        learning.handle_ip(Instant::ZERO, Port::Lan, &header, ip("10.0.0.2"), ip("10.0.0.9"));
+        assert_eq!(learning.side(Instant::ZERO, HOST_B, VlanIds::default()), Some(Port::Lan));
     }
 }

@@ -73,6 +73,11 @@ impl<K: Copy + Eq + Hash, V> Lru<K, V> {
         Some(&mut self.entries[slot].value)
     }
 
+    /// The newest entry: what was touched or inserted last.
+    pub(super) fn newest_mut(&mut self) -> Option<&mut V> {
+        self.entries.get_mut(self.newest).map(|entry| &mut entry.value)
+    }
+
     /// Puts `value` under `key` as the newest; the oldest entry goes if the table is full.
     pub(super) fn insert(&mut self, key: K, value: V) {
         if let Some(present) = self.touch(&key) {

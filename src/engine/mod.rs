@@ -42,6 +42,7 @@ mod lru;
 mod message;
 mod orphan;
 mod output;
+mod prefilter;
 mod relay;
 mod status;
 mod timers;
@@ -60,6 +61,7 @@ use lru::SeededState;
 use message::Orphan;
 use orphan::Orphans;
 use output::Output;
+use prefilter::Prefilter;
 use relay::Scratch;
 use timers::{Timer, Timers};
 
@@ -89,6 +91,7 @@ pub enum Fate {
 #[derive(Debug)]
 pub struct Engine {
     rules: Rules,
+    prefilter: Prefilter,
     lan_mtu: usize,
     limits: Limits,
     channel: Option<Channel>,
@@ -127,6 +130,7 @@ impl Engine {
         let mut channel_seed = [0; 32];
         random.fill_bytes(&mut channel_seed);
         Engine {
+            prefilter: Prefilter::new(&config.rules),
             rules: config.rules,
             lan_mtu: config.lan_mtu,
             limits: config.limits,

@@ -1,7 +1,7 @@
 //! Opens: accepted, refused, unanswered, let go; and what never becomes one.
 
 use longhaul::engine::{BypassReason, Fate, Limits};
-use longhaul::frame::{Classified, L2Header, Port, TcpFlags, VlanStack, VlanTag, classify};
+use longhaul::frame::{Classified, FlowKey, L2Header, Port, TcpFlags, VlanStack, VlanTag, classify};
 use longhaul::rules::Rules;
 use longhaul::tcp::EndpointState;
 use longhaul::units::ByteCount;
@@ -312,4 +312,33 @@ fn strays_of_a_live_flow_are_dropped_and_counted_and_harm_nothing() {
     world.hosts[A].connections[at].finish = true;
     world.run_for(200);
     assert!(world.hosts[B].connections[0].inbox == [payload(1, 1_000), payload(2, 500)].concat());
+}
+
+#[test]
+#[ignore = "a measurement"]
+fn forwarding_cost() {
+    const ROUNDS: u32 = 200_000;
+    let mut world = World::new();
+    world.open(40_000, payload(1, 1_000));
+    world.run_for(100);
+    // Eight connections that no rule accelerates, data one way and acknowledgements the other.
+    let connections: Vec<_> = (0..8u16)
+        .map(|at| {
+            let key = FlowKey {
+                src: (crate::world::IP_A, 50_000 + at).into(),
+                dst: ([10, 0, 0, 2], 9000 + at).into(),
+                ..key(1)
+            };
+            let data = segment(&l2(), &key, TcpFlags::ACK, (1, 1), &[], &[0; 1000]);
+            let ack = segment(&l2().reversed(), &key.reversed(), TcpFlags::ACK, (1, 1), &[], &[]);
+            (data, ack)
+        })
+        .collect();
+    let began = std::time::Instant::now();
+    for round in 0..ROUNDS as usize {
+        let (data, ack) = &connections[round / 4 % 8];
+        assert_eq!(world.engines[A].handle_frame(world.now, Port::Lan, data), Fate::Forward);
+        assert_eq!(world.engines[A].handle_frame(world.now, Port::Wan, ack), Fate::Forward);
+    }
+    println!("{:?} per forwarded frame", began.elapsed() / (2 * ROUNDS));
 }
