@@ -468,6 +468,9 @@ mod tests {
         let big = vec![0; 4 << 20];
         assert_eq!(streams.write(ids[0], &big), 1 << 20);
         assert_eq!(streams.write(ids[1], &big), BACKLOG_SHARE_MIN as usize, "a newcomer always gets its minimum");
+        streams.on_stream_acked(ids[0], 0, 1 << 20, false);
+        streams.wake_writers();
+        assert_eq!(streams.poll_event(), None, "it has arrived, and waits there to be consumed");
         streams.on_credit(ids[0], 1 << 20, 1 << 30).unwrap();
         streams.wake_writers();
         assert!(matches!(streams.poll_event(), Some(Event::Writable(_))));
