@@ -79,7 +79,7 @@ def details_table(results, links, systems, fill):
             if not cell.all:
                 continue
             if not cell.good:
-                rows.append([link[0], system, "failed: " + cell.all[0]["error"].replace("|", "/")[:120], *["-"] * 12])
+                rows.append([link[0], system, "failed: " + " ".join(cell.all[0]["error"].replace("|", "/").split())[:120], *["-"] * 12])
                 continue
             lateness = [way for run in cell.good for way in run["wanem_lateness"].values()]
             mega = [None if (value := cell.median(key)) is None else value / 1e6 for key in ("moved_bytes", "wire_bytes")]
