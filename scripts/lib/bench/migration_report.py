@@ -71,7 +71,7 @@ def resent(run):
 
 def details_table(results, links, systems, fill):
     head = ["link", "system", "s", "stopped, QEMU ms", "stopped, beats ms (worst)", "lost beats", "memory"]
-    head += ["moved MB", "wire MB", "appliances CPU s/GB", "drain ms", "sent again", "emulator late p99 / max us", "void"]
+    head += ["moved MB", "wire MB", "appliances CPU s/GB", "drain ms", "undelivered MB, most", "sent again", "emulator late p99 / max us", "void"]
     rows = []
     for link in links:
         for system in systems:
@@ -79,7 +79,7 @@ def details_table(results, links, systems, fill):
             if not cell.all:
                 continue
             if not cell.good:
-                rows.append([link[0], system, "failed: " + cell.all[0]["error"].replace("|", "/")[:120], *["-"] * 11])
+                rows.append([link[0], system, "failed: " + " ".join(cell.all[0]["error"].replace("|", "/").split())[:120], *["-"] * 12])
                 continue
             lateness = [way for run in cell.good for way in run["wanem_lateness"].values()]
             mega = [None if (value := cell.median(key)) is None else value / 1e6 for key in ("moved_bytes", "wire_bytes")]
@@ -96,6 +96,7 @@ def details_table(results, links, systems, fill):
                     *(number(value, "{:.0f}") for value in mega),
                     cpu(cell),
                     number(cell.median("drain_ms"), "{:.0f}"),
+                    number(cell.worst("undelivered_mb_max")),
                     number(share * 100, "{:.3f} %"),
                     f"{max(way['p99_us'] for way in lateness):.0f} / {max(way['max_us'] for way in lateness):.0f}",
                     sum(run["void_runs_before"] for run in cell.good),
@@ -152,7 +153,7 @@ def report(results, links, systems, options):
         "times at 1 Gbps are an upper bound; compare columns of one row.\n",
         "Time is from the migrate command until the guest runs at the destination, the median of the runs. `stopped, beats` is the "
         "gap in the guest's 10 ms heartbeat as seen on its console; `lost beats` are numbers that never appeared; `drain` is from the "
-        "source's last byte until the guest runs; `wire` counts both directions with Ethernet headers. HyperIP's rows are the 2009 "
+        "source's last byte until the guest runs, `undelivered` what was between the hosts at most, in their bytes; `wire` counts both directions with Ethernet headers. HyperIP's rows are the 2009 "
         "report's: another guest, other machines.\n",
     ]
     plots = {}

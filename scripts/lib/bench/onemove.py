@@ -117,6 +117,7 @@ def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=Non
             "appliance_a": status.get("appliance_a"),
             "appliance_b": status.get("appliance_b"),
             "load": os.getloadavg()[0],
+            "undelivered_mb_max": undelivered(counters["a"].samples, counters["b"].samples, started, running),
             "throughput": throughput(counters["a"].samples, 1, started, running),
             "wire_throughput": throughput(counters["wan"].samples, 2, started, running),
             "delivered": throughput(counters["b"].samples, 2, started, running),
@@ -150,12 +151,28 @@ def throughput(samples, column, started, ended, interval=0.25):
             continue
         if last is None:
             last = now
-        if now[0] - at >= interval:
+        # A sampler that was kept waiting may be far behind the interval's start.
+        if now[0] - at >= interval and now[0] > last[0]:
             rates.append([round(now[0] - started, 3), round((now[column] - last[column]) * 8 / 1e6 / (now[0] - last[0]), 1)])
             at, last = now[0], now
         if now[0] > ended + 0.5:
             break
     return rates
+
+
+def undelivered(sender, receiver, started, ended):
+    """Most megabytes that had left the source and not reached the destination's host: what a switch-over waits for."""
+    if not sender or not receiver:
+        return None
+    base_sent, base_received = sender[0][1], receiver[0][2]
+    most, at = 0, 0
+    for now, sent, _ in sender:
+        if not started <= now <= ended:
+            continue
+        while at + 1 < len(receiver) and receiver[at + 1][0] <= now:
+            at += 1
+        most = max(most, (sent - base_sent) - (receiver[at][2] - base_received))
+    return round(most / 1e6, 2)
 
 
 def median(values):

@@ -116,7 +116,14 @@ listen split
     def start_kcptun(self, lab, folder, rate_mbps, rtt_ms):
         # Windows in packets of about 1350 bytes: twice the bandwidth-delay product, not less than the manual's 1024.
         window = str(max(1024, int(2 * rate_mbps * 1e6 / 8 * (rtt_ms + 10) / 1000 / 1350)))
-        nft(lab, "ra", f'table ip t {{ chain pre {{ type nat hook prerouting priority dstnat; iifname "lan0" tcp dport 8000 redirect to :{LOCAL_PORT}; }} }}\n')
+        rules = f"""table ip tunnel {{
+  chain pre {{
+    type nat hook prerouting priority -100;
+    iifname "lan0" tcp dport 8000 redirect to :{LOCAL_PORT}
+  }}
+}}
+"""
+        nft(lab, "ra", rules)
         shared = ["--mode", "fast3", "--mtu", "1350", "--key", "bench", "--crypt", "aes-128", "--sockbuf", "16777216"]
         shared += ["--smuxbuf", "16777216", "--streambuf", "8388608", "--quiet"]
         sides = (
@@ -149,4 +156,4 @@ def nft(lab, role, rules):
     command = lab.inside(role, program, "-f", "-")
     done = subprocess.run(command, input=rules, text=True, env=environment, capture_output=True, check=False)
     if done.returncode:
-        raise common.Failure(f"nft in {role}: {done.stderr[-300:]}")
+        raise common.Failure(f"nft in {role}: {done.stderr.strip()[:300]}")
