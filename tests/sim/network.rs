@@ -463,12 +463,14 @@ impl Network {
         })
     }
 
-    /// The stun trap's bound (2 x BDP or 150 ms of the line rate), for each channel.
+    /// Memory for each channel: 4 BDP (what waits behind a lost byte included) or 150 ms, of twice the line rate. The
+    /// channel bounds its backlog by its own estimate of the rate, which stands above the line's while it accelerates,
+    /// and on paths so short that a round is mostly noise.
     fn backlog_bound(&self) -> ByteCount {
         let path = &self.spec.path;
-        let rate = self.wans[0].config().rate.max(path.rate());
+        let rate = self.wans[0].config().rate.max(path.rate()) * 2;
         let floor = rate.bytes_in(Duration::from_millis(150));
-        let bdp = rate.bytes_in(path.rtt * 2);
+        let bdp = rate.bytes_in(path.rtt * 4);
         floor.max(bdp) + ByteCount::new(BACKLOG_SLACK)
     }
 
