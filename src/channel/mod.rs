@@ -244,7 +244,7 @@ impl Channel {
         let len = datagram.len();
         let accepted = match wire::parse_datagram(datagram) {
             Some(Datagram::Sealed { receiver, number, header, body }) => {
-                self.on_sealed(now, from, len, (receiver, number, header), body)
+                self.on_sealed(now, from, (receiver, number, header), body)
             }
             Some(Datagram::Initiation { noise, covered, mac1 }) => {
                 self.on_initiation(now, from, (noise, covered, mac1))
@@ -266,11 +266,9 @@ impl Channel {
         &mut self,
         now: Instant,
         from: SocketAddr,
-        len: usize,
         (receiver, number, header): (u32, u32, [u8; wire::SEALED_HEADER_LEN]),
         body: &mut [u8],
     ) -> bool {
-        let _ = len;
         let expected = self.expected_number();
         let Some((number, plaintext, continuity)) = self.keyring.open(receiver, number, header, body) else {
             return false;
