@@ -39,12 +39,22 @@ class Counter:
         self.process.wait()
         self.thread.join()
 
-    def last_burst(self, column, before):
-        """When the last sample before a time carried payload."""
+    def bursts(self, column, after, before):
+        """When the first and the last sample between two times carried payload."""
         times = [
-            now[0] for last, now in zip(self.samples, self.samples[1:]) if now[0] <= before and now[column] - last[column] > PAYLOAD
+            now[0]
+            for last, now in zip(self.samples, self.samples[1:])
+            if after <= now[0] <= before and now[column] - last[column] > PAYLOAD
         ]
-        return times[-1] if times else None
+        return (times[0], times[-1]) if times else (None, None)
+
+
+def busy_seconds():
+    """Core seconds that the whole machine has spent on anything, and all that went by."""
+    with open("/proc/stat", encoding="ascii") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    # The fourth and the fifth are idle and waiting for a disk.
+    return (sum(ticks) - ticks[3] - ticks[4]), sum(ticks)
 
 
 def tcp_counters(lab, role):
@@ -73,10 +83,12 @@ def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=Non
             time.sleep(0.5)
             cpu = {name: sum(map(common.cpu_seconds, pids)) for name, pids in appliances.items()}
             qemu_cpu = [common.cpu_seconds(one.process.pid) for one in (source, target)]
+            machine = busy_seconds()
             started = time.time()
             source.qmp("migrate", uri=f"tcp:{address}:{PORT}")
             source.wait_migrated(seconds)
             running = target.wait(lambda: target.event("RESUME"), 60, "running guest at the destination")
+            busy, spent = (now - then for now, then in zip(busy_seconds(), machine))
             target.wait_line("B", 20)
             cpu = {name: sum(map(common.cpu_seconds, pids)) - cpu[name] for name, pids in appliances.items()}
             qemu_cpu = [common.cpu_seconds(one.process.pid) - used for one, used in zip((source, target), qemu_cpu)]
@@ -91,8 +103,8 @@ def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=Non
         moved = told["ram"]["transferred"]
         stopped = source.event("STOP")
         gap, lost = beats(source.beats, target.beats)
-        last_sent = counters["a"].last_burst(1, running)
-        last_received = counters["b"].last_burst(2, running)
+        _, last_sent = counters["a"].bursts(1, started, running)
+        first_received, last_received = counters["b"].bursts(2, started, running)
         wire = on_wire(before, status["wanem"])
         return {
             "seconds": running - started,
@@ -108,10 +120,12 @@ def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=Non
             "wire_bytes": wire,
             "drain_ms": (running - last_sent) * 1000 if last_sent else None,
             "last_received_ms": (running - last_received) * 1000 if last_received else None,
+            "sending_s": last_received - first_received if first_received else None,
             "host_resent_share": again / sent if sent else 0.0,
             "appliance_cpu_s": cpu,
             "appliance_cpu_s_per_gb": {name: used / (moved / 1e9) for name, used in cpu.items()},
             "qemu_cpu_s": qemu_cpu,
+            "machine_busy_share": busy / max(spent, 1),
             "wanem_lateness": {way: status["wanem"][way]["lateness"] for way in WAYS},
             "wanem": status["wanem"],
             "appliance_a": status.get("appliance_a"),

@@ -43,10 +43,13 @@ class Guest:
                 vm.wait_line("B", 10)
                 vm.qmp("stop")
                 vm.migrate_parameters(return_path=False)
-                vm.qmp("migrate", uri=f"file:{state}")
+                new = f"{state}.{os.getpid()}"
+                vm.qmp("migrate", uri=f"file:{new}")
                 vm.wait_migrated(120)
-            with open(state + ".sum", "w", encoding="ascii") as file:
+            os.replace(new, state)
+            with open(new + ".sum", "w", encoding="ascii") as file:
                 file.write(total)
+            os.replace(new + ".sum", state + ".sum")
         with open(state + ".sum", encoding="ascii") as file:
             return state, file.read()
 
