@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 
+import appliances
 import common
 import vm
 
@@ -64,12 +65,12 @@ def tcp_counters(lab, role):
     return int(counters["OutSegs"]), int(counters["RetransSegs"])
 
 
-def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=None):
+def move(lab, guest, state, folder, seconds, address="10.77.0.2", between=None):
     """Moves the guest from host a to host b. Returns what was measured; raises Failure where it did not arrive.
 
-    `appliances` maps a name to the process ids of what stands between the hosts and the WAN.
+    `between` maps a name to the process ids of what stands between the hosts and the WAN.
     """
-    appliances = appliances or {}
+    between = between or {}
     path, expected_sum = state
     target = vm.Vm(guest, "target", folder, incoming=f"tcp:0.0.0.0:{PORT}", prefix=lab.inside("b"))
     with target, vm.Vm(guest, "source", folder, incoming=f"file:{path}", prefix=lab.inside("a")) as source:
@@ -79,9 +80,10 @@ def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=Non
         before = lab.status()["wanem"]
         segments = tcp_counters(lab, "a")
         counters = {"a": Counter(lab, "a", "eth0"), "b": Counter(lab, "b", "eth0"), "wan": Counter(lab, "wan", "wan-a")}
+        trace, started = appliances.Trace(lab), time.time()
         try:
             time.sleep(0.5)
-            cpu = {name: sum(map(common.cpu_seconds, pids)) for name, pids in appliances.items()}
+            cpu = {name: sum(map(common.cpu_seconds, pids)) for name, pids in between.items()}
             qemu_cpu = [common.cpu_seconds(one.process.pid) for one in (source, target)]
             machine = busy_seconds()
             started = time.time()
@@ -90,12 +92,13 @@ def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=Non
             running = target.wait(lambda: target.event("RESUME"), 60, "running guest at the destination")
             busy, spent = (now - then for now, then in zip(busy_seconds(), machine))
             target.wait_line("B", 20)
-            cpu = {name: sum(map(common.cpu_seconds, pids)) - cpu[name] for name, pids in appliances.items()}
+            cpu = {name: sum(map(common.cpu_seconds, pids)) - cpu[name] for name, pids in between.items()}
             qemu_cpu = [common.cpu_seconds(one.process.pid) - used for one, used in zip((source, target), qemu_cpu)]
             time.sleep(0.5)
         finally:
             for counter in counters.values():
                 counter.stop()
+            traced = trace.stop(started)
         told = source.qmp("query-migrate")
         status = lab.status()
         sent, again = (now - then for now, then in zip(tcp_counters(lab, "a"), segments))
@@ -130,6 +133,7 @@ def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=Non
             "wanem": status["wanem"],
             "appliance_a": status.get("appliance_a"),
             "appliance_b": status.get("appliance_b"),
+            "appliance_trace": traced,
             "load": os.getloadavg()[0],
             "undelivered_mb_max": undelivered(counters["a"].samples, counters["b"].samples, started, running),
             "throughput": throughput(counters["a"].samples, 1, started, running),
