@@ -68,6 +68,7 @@ def arguments():
     parser.add_argument("--memory", type=int, help=f"the guest's memory in MB (default: {FULL_MEMORY_MB}; with --quick {QUICK_MEMORY_MB})")
     parser.add_argument("--quick", action="store_true", help="a small guest, two links, one run each: at most 5 minutes")
     parser.add_argument("--one-way", action="store_true", help="read the links' latency as one way instead of round trip")
+    parser.add_argument("--replay", action="store_true", help="send a recorded migration with a plain program instead: cheaper")
     parser.add_argument("--slow-runs", type=int, help=f"runs where the first took longer than {SLOW_S} s (default: as --runs)")
     parser.add_argument("--resume", action="store_true", help="keep the valid runs that OUT has and make the missing ones")
     parser.add_argument("--redo", default="", help="with --resume: systems whose runs are made again")
@@ -105,15 +106,17 @@ def late(outcome):
     return max(way["p99_us"] for way in outcome["wanem_lateness"].values()) > LATENESS_P99_US
 
 
-def run_once(options, link, system_name, machine, state, seed, folder):
+def run_once(options, how, link, system_name, machine, state, seed, folder):
     name, rate, rtt, *_ = link
     link_options = ["--link", name, "--seed", str(seed), *(["--one-way"] if options.one_way else [])]
     system = peers.System(system_name, link_options)
     try:
         with common.Lab(LAB_NAME, *system.lab_options()) as lab:
-            appliances = system.start(lab, folder, rate, rtt * (2 if options.one_way else 1))
+            between = system.start(lab, folder, rate, rtt * (2 if options.one_way else 1))
             patience = 60 + PATIENCE_S_PER_GB * options.memory / 1000
-            return onemove.move(lab, machine, state, folder, patience, system.address, appliances)
+            if how == "replay":
+                return onemove.replay(lab, state, patience, system.address, between)
+            return onemove.move(lab, machine, state, folder, patience, system.address, between)
     finally:
         system.stop()
 
@@ -127,7 +130,7 @@ def run_valid(options, *rest):
         except (common.Failure, subprocess.CalledProcessError) as failure:
             outcome = {"error": str(failure)}
         else:
-            outcome["error"] = None if outcome["intact"] else "the guest's memory is not what it was"
+            outcome["error"] = None if outcome["intact"] else "what arrived is not what was sent"
         outcome["void_runs_before"] = repeats
         outcome["late"] = outcome["error"] is None and late(outcome)
         if not outcome["late"] or repeats == REPEATS_MAX:
@@ -140,16 +143,16 @@ def summary(outcome):
     if outcome["error"]:
         return f"FAILED: {outcome['error']}"
     note = ", emulator late" if outcome["late"] else ""
-    return (
-        f"{outcome['seconds']:.2f} s, stopped {outcome['downtime_beat_ms']:.0f} ms (QEMU says {outcome['downtime_qemu_ms']}), "
-        f"drain {outcome['drain_ms'] or 0:.0f} ms, memory verified{note}"
-    )
+    stopped = ""
+    if outcome["downtime_beat_ms"] is not None:
+        stopped = f", stopped {outcome['downtime_beat_ms']:.0f} ms (QEMU says {outcome['downtime_qemu_ms']})"
+    return f"{outcome['seconds']:.2f} s{stopped}, drain {outcome['drain_ms'] or 0:.0f} ms, verified{note}"
 
 
 def make_run(options, cell, number, link, machine, state, folder):
     """One run with what it needs to be judged by itself: runs of one file may come from several calls."""
     made = common.description()
-    outcome = run_valid(options, link, cell[-1], machine, state, options.seed + number, folder)
+    outcome = run_valid(options, cell[0], link, cell[-1], machine, state, options.seed + number, folder)
     return {
         **dict(zip(migration_results.CELL, cell)),
         "run": number,
@@ -182,7 +185,7 @@ def main():
 
     # Systems take turns within a run, so that a busy quarter of an hour hits all of them.
     plan = [
-        (("migration", fill, options.one_way, link[0], system), run, link)
+        (("replay" if options.replay else "migration", fill, options.one_way, link[0], system), run, link)
         for fill in options.fill
         for link in links
         for run in range(options.runs)
@@ -195,12 +198,13 @@ def main():
         states = {}
         for fill in {cell[1] for cell, *_ in plan}:
             machine = vm.Guest(tools, options.memory, fill, options.seed)
-            states[fill] = (machine, machine.prepare(common.cache_dir(), folder))
+            prepare = machine.record if options.replay else machine.prepare
+            states[fill] = (machine, prepare(common.cache_dir(), folder))
         for cell, number, link in plan:
             if not wanted(cell, number):
                 progress.drop()
                 continue
-            progress.step(f"{cell[1]}, {link[0]}, run {number + 1} of {options.runs}, {cell[-1]}")
+            progress.step(f"{cell[0]}, {cell[1]}, {link[0]}, run {number + 1} of {options.runs}, {cell[-1]}")
             run = make_run(options, cell, number, link, *states[cell[1]], folder)
             progress.finish(summary(run))
             failed += bool(run["error"])

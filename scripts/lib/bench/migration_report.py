@@ -151,6 +151,34 @@ is the share of all cores that was used by anything while it moved. HyperIP's fi
 """
 
 
+REPLAY = """\
+A recorded migration, sent by a plain program through the same lab: no guest, no switch-over. It stands for real ones where it agrees
+with them within 10 %.
+"""
+REPLAY_AGREES = 0.10
+
+
+def replays(results, links):
+    """The replays' times, and how they compare with real migrations where there are both."""
+    text, rows = [], []
+    real = {(part.fill, part.one_way): part for part in parts_of(results, links)}
+    for part in parts_of(results, links, "replay"):
+        text += [f"### Replay of fill `{part.fill}`, {HOW[part.one_way]}\n", times_table(part), details_table(part)]
+        for link in part.links:
+            for system in part.systems:
+                other = real.get((part.fill, part.one_way))
+                ours, theirs = part.cell(link[0], system), other.cell(link[0], system) if other else None
+                if not ours.good or not theirs or not theirs.good:
+                    continue
+                off = ours.median("seconds") / theirs.median("seconds") - 1
+                agrees = "agrees" if abs(off) <= REPLAY_AGREES else "**does not agree**"
+                rows.append([part.name(), link[0], system, theirs.seconds(), ours.seconds(), f"{off * 100:+.1f} %", agrees])
+    if rows:
+        head = ["fill", "link", "system", "migration s", "replay s", "difference", f"within {REPLAY_AGREES * 100:.0f} %"]
+        text.insert(0, common.markdown_table(head, rows))
+    return ["## Replay\n", REPLAY, *text] if text else []
+
+
 def introduction(results):
     runs = results["runs"]
     machine = results["machine"]
@@ -190,6 +218,7 @@ def report(results, links):
                 title = f"{link[3]}, fill {part.fill}: what reaches the destination host"
                 plots[file] = plot.lines(title, "seconds since the migrate command", "Mbps of the host's bytes", series)
                 text.append(f"![throughput on {link[0]}]({file})\n")
+    text += replays(results, links)
     systems = [name for name in peers.SYSTEMS if any(run["system"] == name for run in results["runs"])]
     text += ["## Systems\n", "".join(f"- `{name}`: {peers.SYSTEMS[name]}\n" for name in systems)]
     if results["left_out"]:
