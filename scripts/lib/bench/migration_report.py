@@ -216,7 +216,8 @@ def report(results, links):
             if series:
                 file = f"throughput-{part.name()}-{link[0]}.svg"
                 title = f"{link[3]}, fill {part.fill}: what reaches the destination host"
-                plots[file] = plot.lines(title, "seconds since the migrate command", "Mbps of the host's bytes", series)
+                line = (link[1], f"the link's {link[1]} Mbps")
+                plots[file] = plot.rates(title, "seconds since the migrate command", "Mbps of the host's bytes", series, line)
                 text.append(f"![throughput on {link[0]}]({file})\n")
     text += replays(results, links)
     systems = [name for name in peers.SYSTEMS if any(run["system"] == name for run in results["runs"])]
@@ -238,11 +239,11 @@ def time_plot(part):
     groups = []
     for link in part.links:
         values = [(system, part.cell(link[0], system).median("seconds")) for system in part.systems]
-        groups.append((link[0], [("HyperIP 2009", link[5]), *values]))
+        groups.append((link[0], link[3], [("HyperIP 2009", link[5]), *values]))
     title = f"Seconds until the guest runs at the destination (fill {part.fill}, {HOW[part.one_way]})"
     return plot.bars(title, "seconds, logarithmic", groups)
 
 
 def throughput_series(part, link):
     good = {system: part.cell(link, system).good for system in part.systems}
-    return [(system, runs[0]["delivered"]) for system, runs in good.items() if runs]
+    return [(system, runs[0]["delivered"], runs[0]["seconds"]) for system, runs in good.items() if runs]
