@@ -133,6 +133,8 @@ listen split
                 )
             self.launch(lab, side, folder, [program, "-db", "-f", config], environment)
         lab.read("ra", "ip", "route", "change", "10.77.2.0/24", "via", "10.77.0.252", "congctl", "bbr")
+        # What flows back goes to site a's router itself, which is who has connected.
+        lab.read("rb", "ip", "route", "change", "10.77.0.0/24", "dev", "wan0", "src", "10.77.0.252", "congctl", "bbr")
 
     def start_kcptun(self, lab, folder, rate_mbps, rtt_ms):
         # Windows in packets of about 1350 bytes: twice the bandwidth-delay product, not less than the manual's 1024.
