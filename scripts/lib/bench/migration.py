@@ -171,13 +171,13 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     links = [link for link in LINKS if link[0] in options.links]
     systems = [name for name in options.systems if name not in peers.LEFT_OUT]
-    left_out = {name: peers.LEFT_OUT[name] for name in options.systems if name in peers.LEFT_OUT}
-    for name, why in left_out.items():
-        common.say(f"{name} is left out: {why}")
+    for name in options.systems:
+        if name in peers.LEFT_OUT:
+            common.say(f"{name} is left out: {peers.LEFT_OUT[name]}")
     tools = guest.build(common.cache_dir())
     description = common.description(qemu=tools.version(), memory_mb=options.memory, seed=options.seed)
     description["command"] = shlex.join(["scripts/bench", "migration", *sys.argv[1:]])
-    description.update(lateness_bound_p99_us=LATENESS_P99_US, left_out=left_out)
+    description.update(lateness_bound_p99_us=LATENESS_P99_US, left_out=peers.LEFT_OUT)
     results = migration_results.Results(options.out, description, options.resume, options.redo)
 
     def wanted(cell, number):
