@@ -78,7 +78,8 @@ pub enum Event {
     Opened(StreamId),
     /// There are new bytes, or the end, to [`Channel::peek`].
     Readable(StreamId),
-    /// There is room to [`Channel::write`] again after it took less than offered.
+    /// There is room to [`Channel::write`] again after it took less than offered, or the peer has consumed what
+    /// [`Channel::wake_when_consumed`] asked for.
     Writable(StreamId),
     /// The peer reset the stream; it is gone.
     Reset(StreamId, ResetCode),
@@ -491,6 +492,23 @@ impl Channel {
         self.session.as_mut().map_or(0, |session| session.streams.write(id, bytes))
     }
 
+    /// Bytes of our direction that the far end has consumed, as far as is known here.
+    pub fn consumed(&self, id: StreamId) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.streams.consumed_of(id))
+    }
+
+    /// An [`Event::Writable`] follows as soon as [`Channel::consumed`] is at least `offset`.
+    pub fn wake_when_consumed(&mut self, id: StreamId, offset: u64) {
+        if let Some(session) = &mut self.session {
+            session.streams.wake_when_consumed(id, offset);
+        }
+    }
+
+    /// Bytes of all streams that wait to be sent a first time.
+    pub fn unsent(&self) -> ByteCount {
+        ByteCount::new(self.session.as_ref().map_or(0, |session| session.streams.unsent()))
+    }
+
     /// No more bytes will be written in our direction.
     pub fn finish(&mut self, id: StreamId) {
         if let Some(session) = &mut self.session {
@@ -508,6 +526,11 @@ impl Channel {
     /// Copies the next in-order bytes that have arrived into `out` without consuming them (up to `out.len()`).
     pub fn peek(&self, id: StreamId, out: &mut [u8]) -> usize {
         self.session.as_ref().map_or(0, |session| session.streams.peek(id, out))
+    }
+
+    /// The next `len` in-order bytes where they lie, in at most two pieces; fewer if fewer have arrived.
+    pub fn peek_slices(&self, id: StreamId, len: usize) -> (&[u8], &[u8]) {
+        self.session.as_ref().map_or((&[], &[]), |session| session.streams.peek_slices(id, len))
     }
 
     /// In-order bytes that wait to be consumed.
@@ -546,6 +569,11 @@ impl Channel {
     /// What the path is believed to deliver: without the gains by which the pacing rate looks for more or makes room.
     pub fn delivery_rate(&self) -> BitRate {
         self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().delivery_rate())
+    }
+
+    /// Smoothed RTT, or what it is taken for before the first measurement; zero without a session.
+    pub fn srtt(&self) -> Duration {
+        self.session.as_ref().map_or(Duration::ZERO, |session| session.rtt().srtt())
     }
 
     /// The state of the channel.

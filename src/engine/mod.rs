@@ -28,6 +28,7 @@ use crate::frame::{MacAddr, Port};
 use crate::rules::Rules;
 use crate::units::Instant;
 
+mod backlog;
 mod bypass;
 mod closed;
 mod connect;

@@ -136,6 +136,8 @@ fn flow_row(flow: &FlowStatus) -> Vec<String> {
     }
     if flow.compression_given_up {
         why.push_str(", compression does not pay");
+    } else if let Some(method) = &flow.compression_method {
+        let _ = write!(why, ", {method}");
     }
     vec![
         flow.src.to_string(),
@@ -215,7 +217,7 @@ channel: up, peer 198.51.100.2:47000
   waiting   1.4 MB in flight, 2.0 MB undelivered
 flows: 1 accelerated, 1 passing through
   FROM                   TO                    VLAN  VERDICT           AGE  LAN IN  LAN OUT  RATIO  WHY
-  10.1.8.1:50000         10.2.8.1:8000         80    accelerate open  12 s  1.0 GB  40.0 kB   2.12  rule vmotion
+  10.1.8.1:50000         10.2.8.1:8000         80    accelerate open  12 s  1.0 GB  40.0 kB   2.12  rule vmotion, lz4
   [2001:db8:1::1]:50001  [2001:db8:2::1]:8000  -     bypass passing   12 s  1.0 GB  40.0 kB      -  (3) mid-stream
 flows passed through, by reason
   250  (1) no rule

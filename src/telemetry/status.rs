@@ -156,6 +156,9 @@ pub struct FlowStatus {
     pub channel_bytes_in: u64,
     /// Whether compression is switched off at the moment because it did not pay.
     pub compression_given_up: bool,
+    /// How what leaves was last compressed: `lz4`, `zstd` or `zstd-dense`; absent before.
+    #[serde(default)]
+    pub compression_method: Option<String>,
 }
 
 impl FlowStatus {
@@ -202,6 +205,7 @@ pub(super) mod tests {
             channel_bytes_out: 470_000_000,
             channel_bytes_in: 40_100,
             compression_given_up: false,
+            compression_method: Some("lz4".to_owned()),
         };
         let passing = FlowStatus {
             vlans: vec![],
@@ -214,6 +218,7 @@ pub(super) mod tests {
             state: "passing".to_owned(),
             channel_bytes_out: 0,
             channel_bytes_in: 0,
+            compression_method: None,
             ..flow.clone()
         };
         Status {
