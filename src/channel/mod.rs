@@ -5,6 +5,7 @@
 
 mod drain;
 mod keyring;
+mod pmtu;
 mod ranges;
 mod received;
 mod recv_stream;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use rand_chacha::rand_core::Rng;
 
 use self::keyring::{Continuity, Keyring};
+use self::pmtu::MtuSearch;
 use self::session::Session;
 use self::wire::Datagram;
 use crate::crypto::TAG_LEN;
@@ -46,10 +48,22 @@ pub struct ChannelConfig {
     pub preshared_key: Option<[u8; 32]>,
     /// Where the peer listens; `None`: wait until it speaks first.
     pub peer_address: Option<SocketAddr>,
-    /// Largest IP packet the WAN carries, as the operator knows it (1500 unless said).
-    pub path_mtu: usize,
+    /// Largest IP packet that carries a datagram.
+    pub path_mtu: PathMtu,
     /// The operator's cap on what we send, wire bytes; `None`: the rate controller alone decides.
     pub rate: Option<BitRate>,
+}
+
+/// How long the channel's datagrams may be, as IP packets in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathMtu {
+    /// The operator knows: never longer, and never tried.
+    Fixed(usize),
+    /// Found by probing (RFC 8899), and followed when it changes.
+    Discover {
+        /// No longer than this: what our own interface takes.
+        max: usize,
+    },
 }
 
 /// Why a stream ended early, as its ends tell each other (application error code of RESET).
@@ -137,6 +151,12 @@ pub struct ChannelStats {
     pub queue: Duration,
     /// Loss that the path has whatever we do, in permille.
     pub own_loss_permille: u64,
+    /// Datagrams are cut to this: an IP packet's length in bytes.
+    pub path_mtu: usize,
+    /// Probes sent to find it.
+    pub path_mtu_probes: u64,
+    /// Times the path stopped carrying what it had carried.
+    pub path_mtu_black_holes: u64,
     /// Streams open.
     pub streams: usize,
     /// Memory of stream buffers.
@@ -203,6 +223,7 @@ struct Counters {
     bytes_received: u64,
     datagrams_refused: u64,
     ended: session::SessionCounters,
+    mtu_ended: pmtu::MtuCounters,
 }
 
 impl Channel {
@@ -230,8 +251,9 @@ impl Channel {
         if self.peer_address.is_some_and(|address| address.is_ipv6()) { 48 } else { 28 }
     }
 
-    fn payload_max(&self) -> usize {
-        self.config.path_mtu - self.header_bytes() - wire::SEALED_HEADER_LEN - TAG_LEN
+    /// Bytes a datagram costs on the wire beyond its payload.
+    fn wire_overhead(&self) -> u64 {
+        (self.header_bytes() + wire::SEALED_HEADER_LEN + TAG_LEN) as u64
     }
 
     fn expected_number(&self) -> u64 {
@@ -275,12 +297,18 @@ impl Channel {
             return false;
         };
         if continuity == Continuity::New {
+            self.peer_address = Some(from);
             self.begin_session(now, None);
         }
         self.on_heard(now);
         // The newest packet tells where the peer is: a NAT may have moved it.
         if number >= expected {
-            self.peer_address = Some(from);
+            let known = self.peer_address.replace(from);
+            if known.is_some_and(|known| known.ip() != from.ip())
+                && let Some(session) = &mut self.session
+            {
+                session.on_new_path(now);
+            }
         }
         let Some(session) = &mut self.session else { return false };
         match session.on_payload(now, number, plaintext) {
@@ -333,10 +361,10 @@ impl Channel {
         if self.session.is_some() {
             self.end_session(DownReason::PeerRestarted);
         }
-        let payload_max = self.payload_max();
-        let overhead = (self.config.path_mtu - payload_max) as u64;
+        let ipv6 = self.peer_address.is_some_and(|address| address.is_ipv6());
+        let mtu = MtuSearch::new(now, self.config.path_mtu, ipv6);
         let even = self.keyring.opens_even();
-        self.session = Some(Session::new(now, even, (payload_max, overhead), self.config.rate, handshake_rtt));
+        self.session = Some(Session::new(now, even, (mtu, self.wire_overhead()), self.config.rate, handshake_rtt));
         self.heard = now;
         self.silent = false;
         self.initiate_at = None;
@@ -349,6 +377,9 @@ impl Channel {
             ended.datagrams_lost += last.datagrams_lost;
             ended.datagrams_lost_spuriously += last.datagrams_lost_spuriously;
             ended.bytes_retransmitted += last.bytes_retransmitted;
+            let mtu = session.path_mtu().1;
+            self.counters.mtu_ended.probes += mtu.probes;
+            self.counters.mtu_ended.black_holes += mtu.black_holes;
             self.events.push_back(Event::Down(reason));
         }
         self.silent = false;
@@ -423,6 +454,15 @@ impl Channel {
         }
         let session = self.session.as_mut()?;
         let start = out.len();
+        out.resize(start + wire::SEALED_HEADER_LEN, 0);
+        if let Some(payload) = session.poll_mtu_payload(now, out) {
+            out.resize(out.len() + TAG_LEN, 0);
+            self.keyring.seal(payload.number, &mut out[start..]);
+            let len = out.len() - start;
+            self.note_sent(1, len);
+            return Some(Transmit { destination, segment_size: len, len });
+        }
+        out.truncate(start);
         let mut segment_size = 0;
         let mut count = 0;
         while count < BATCH_MAX {
@@ -592,6 +632,7 @@ impl Channel {
         let (counters, ended) = (&self.counters, &self.counters.ended);
         let controller = session.map(Session::controller);
         let rtt = session.map(Session::rtt).filter(|rtt| rtt.is_measured());
+        let (path_mtu, mtu_counters) = session.map(Session::path_mtu).unwrap_or_default();
         ChannelStats {
             state: self.state(),
             peer_address: self.peer_address,
@@ -612,6 +653,9 @@ impl Channel {
             phase: controller.map(|controller| controller.phase()),
             queue: controller.map_or(Duration::ZERO, |controller| controller.queue()),
             own_loss_permille: controller.map_or(0, |controller| controller.own_loss_permille()),
+            path_mtu,
+            path_mtu_probes: counters.mtu_ended.probes + mtu_counters.probes,
+            path_mtu_black_holes: counters.mtu_ended.black_holes + mtu_counters.black_holes,
             streams: session.map_or(0, |session| session.streams.len()),
             memory: ByteCount::from(session.map_or(0, |session| session.streams.memory())),
             backlog: ByteCount::new(session.map_or(0, |session| session.streams.backlog())),

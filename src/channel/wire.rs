@@ -33,6 +33,9 @@ pub(super) const INDEX_MASK: u32 = 0x00ff_ffff;
 /// Ranges an ack reports at most: the newest. Older ones were in earlier acks.
 pub(super) const ACK_RANGES_MAX: usize = 256;
 
+/// What a datagram may be filled up with.
+pub(super) const PADDING: u8 = 0;
+
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
 const SEALED: u8 = 4;
@@ -194,7 +197,7 @@ impl<'a> Cursor<'a> {
 
     /// The next frame; `Ok(None)` at the end.
     pub(super) fn next_frame(&mut self) -> Result<Option<Frame<'a>>, Malformed> {
-        while self.rest.first() == Some(&0) {
+        while self.rest.first() == Some(&PADDING) {
             self.rest = &self.rest[1..];
         }
         if self.rest.is_empty() {

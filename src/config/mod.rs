@@ -24,7 +24,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::channel::ChannelConfig;
+use crate::channel::{ChannelConfig, PathMtu};
 use crate::crypto::PublicKey;
 use crate::engine::{EngineConfig, Limits};
 use crate::rules::Rules;
@@ -63,8 +63,8 @@ pub struct ChannelSettings {
     pub preshared_key_file: Option<PathBuf>,
     /// The operator's cap on what we send.
     pub rate: Option<BitRate>,
-    /// Largest IP packet the WAN carries from site to site.
-    pub path_mtu: usize,
+    /// Largest IP packet the WAN carries from site to site: found, unless the operator fixes it.
+    pub path_mtu: PathMtu,
 }
 
 /// What the YAML file says, checked; relative file names are made relative to the YAML file's directory.

@@ -10,6 +10,7 @@ use super::keys::KeyPlaces;
 use super::node::{self, Node};
 use super::report::{Findings, quoted};
 use super::{ChannelSettings, PortSettings, STATUS_SOCKET_DEFAULT, Settings};
+use crate::channel::PathMtu;
 use crate::crypto::PublicKey;
 use crate::engine::Limits;
 use crate::units::{BitRate, ByteCount};
@@ -196,7 +197,7 @@ impl Reader<'_> {
         let rate = channel.optional("rate").map(|field| self.rate(&field));
         let path_mtu = match channel.optional("path_mtu") {
             Some(field) => self.path_mtu(&field, wan_mtu, listen),
-            None => Some(wan_mtu.min(MTU_DEFAULT)),
+            None => Some(PathMtu::Discover { max: wan_mtu }),
         };
         let (peer_address, peer_public_key, preshared_key_file) = peer?;
         Some(ChannelSettings {
@@ -331,7 +332,7 @@ impl Reader<'_> {
         None
     }
 
-    fn path_mtu(&mut self, field: &Field<'_>, wan_mtu: usize, listen: Option<SocketAddr>) -> Option<usize> {
+    fn path_mtu(&mut self, field: &Field<'_>, wan_mtu: usize, listen: Option<SocketAddr>) -> Option<PathMtu> {
         let mtu = field.whole(MTU_RANGE, self.findings)?;
         if mtu > wan_mtu {
             let message = format_args!("{mtu} is more than wan.mtu; write {wan_mtu} or less, or raise wan.mtu");
@@ -343,7 +344,7 @@ impl Reader<'_> {
             self.findings.error(&field.place, message);
             return None;
         }
-        Some(mtu)
+        Some(PathMtu::Fixed(mtu))
     }
 
     fn limits(&mut self, field: &Field<'_>) -> Option<Limits> {

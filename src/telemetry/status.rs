@@ -75,6 +75,15 @@ pub struct ChannelStatus {
     pub bytes_retransmitted: u64,
     /// Malformed, forged, replayed or of another version.
     pub datagrams_refused: u64,
+    /// Longest IP packet that a datagram makes.
+    #[serde(default)]
+    pub path_mtu: u64,
+    /// Probes sent to find it.
+    #[serde(default)]
+    pub path_mtu_probes: u64,
+    /// Times the path stopped carrying what it had carried.
+    #[serde(default)]
+    pub path_mtu_black_holes: u64,
 }
 
 impl ChannelStatus {
@@ -111,6 +120,9 @@ impl From<&ChannelStats> for ChannelStatus {
             datagrams_lost_spuriously: stats.datagrams_lost_spuriously,
             bytes_retransmitted: stats.bytes_retransmitted.as_u64(),
             datagrams_refused: stats.datagrams_refused,
+            path_mtu: stats.path_mtu as u64,
+            path_mtu_probes: stats.path_mtu_probes,
+            path_mtu_black_holes: stats.path_mtu_black_holes,
         }
     }
 }
@@ -242,6 +254,9 @@ pub(super) mod tests {
                 datagrams_lost_spuriously: 12,
                 bytes_retransmitted: 1_400_000,
                 datagrams_refused: 2,
+                path_mtu: 1500,
+                path_mtu_probes: 2,
+                path_mtu_black_holes: 1,
             }),
             counters: [("frames_forwarded".to_owned(), 1234), ("frames_dropped".to_owned(), 0)].into(),
             reasons: vec![

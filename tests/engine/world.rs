@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use longhaul::buffer::FrameBuf;
-use longhaul::channel::ChannelConfig;
+use longhaul::channel::{ChannelConfig, PathMtu};
 use longhaul::crypto::PrivateKey;
 use longhaul::engine::{BypassReason, Engine, EngineConfig, Fate, Limits};
 use longhaul::frame::{MacAddr, Port};
@@ -93,7 +93,7 @@ impl World {
                 peer_public_key: keys[1 - side].public_key().0,
                 preshared_key: None,
                 peer_address: Some(address(1 - side)),
-                path_mtu: 1500,
+                path_mtu: PathMtu::Fixed(1500),
                 rate: None,
             }),
             lan_mtu: 1500,

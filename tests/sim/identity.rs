@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use longhaul::channel::ChannelConfig;
+use longhaul::channel::{ChannelConfig, PathMtu};
 use snow::params::DHChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 
@@ -54,7 +54,7 @@ impl End {
     }
 
     /// This end's channel: knows its peer's key, and its address (both sides do, as in mirrored configurations).
-    pub fn channel_config(self, path_mtu: usize) -> ChannelConfig {
+    pub fn channel_config(self, path_mtu: PathMtu) -> ChannelConfig {
         ChannelConfig {
             private_key: self.private_key(),
             peer_public_key: self.other().public_key(),

@@ -15,6 +15,7 @@ mod kernel;
 mod network;
 mod offload;
 mod path;
+mod path_mtu;
 mod pattern;
 mod progress;
 mod random;
