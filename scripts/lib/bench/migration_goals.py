@@ -47,10 +47,11 @@ def goals(part):
             bound = TIME_BOUNDS[name]
             yield link, f"time at most {bound:.2f} x baseline's `none` ({base_s:.1f} s)", f"{seconds / base_s:.2f} x", seconds <= bound * base_s
         for system in ("none", "cubic-64k") if name == "mpls" and part.fill == "report" else ():
-            other = part.cell(name, system).median("seconds")
-            if other:
-                reached = other / seconds >= MPLS_SPEED_UP
-                yield link, f"at least {MPLS_SPEED_UP} x as fast as `{system}`", f"{other / seconds:.1f} x", reached
+            other = part.cell(name, system)
+            if other.at_least():
+                times = other.at_least() / seconds
+                measured = f"{'' if other.good else 'more than '}{times:.1f} x"
+                yield link, f"at least {MPLS_SPEED_UP} x as fast as `{system}`", measured, times >= MPLS_SPEED_UP
         if part.fill == "encrypted":
             share = line_share(part, link, "longhaul")
             wanted = f"at least {ENCRYPTED_LINE_SHARE * 100:.0f} % of line rate while sending"
