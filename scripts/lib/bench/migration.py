@@ -144,7 +144,7 @@ def run_valid(options, *rest):
 
 def summary(outcome):
     if outcome["error"]:
-        return f"FAILED: {outcome['error']}"
+        return outcome["error"] if "endless_s" in outcome else f"FAILED: {outcome['error']}"
     note = ", emulator late" if outcome["late"] else ""
     stopped = ""
     if outcome["downtime_beat_ms"] is not None:
