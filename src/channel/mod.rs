@@ -34,7 +34,7 @@ use self::session::Session;
 pub use self::stats::ChannelStats;
 use self::wire::{Datagram, InitiationDatagram};
 use crate::crypto::{PrivateKey, TAG_LEN};
-use crate::units::{BitRate, Instant};
+use crate::units::{BitRate, ByteCount, Instant};
 
 /// One bidirectional stream of a session: two byte streams, one each way.
 ///
