@@ -155,6 +155,7 @@ the link's rate; above 100 % is compression. `stopped, beats` is the gap in the 
 figure ends too early; `lost beats` are numbers that never appeared. `drain` is from the source's last byte until the guest runs,
 `undelivered` what was between the hosts at most, in their bytes; `wire` counts both directions with Ethernet headers. `machine busy`
 is the share of all cores that was used by anything while it moved. HyperIP's figures are the 2009 report's: another guest, other machines.
+"> N: does not end" is a migration that was given up: its guest dirties memory as fast as that system sends it, so that no vMotion would end.
 """
 
 
@@ -245,8 +246,9 @@ def write(folder, results, links):
 def time_plot(part):
     groups = []
     for link in part.links:
-        values = [(system, part.cell(link[0], system).median("seconds")) for system in part.systems]
-        groups.append((link[0], link[3], [("HyperIP 2009", link[5]), *values]))
+        cells = {system: part.cell(link[0], system) for system in part.systems}
+        values = [(system, cell.at_least(), "" if cell.good else "> ") for system, cell in cells.items()]
+        groups.append((link[0], link[3], [("HyperIP 2009", link[5], ""), *values]))
     title = f"Seconds until the guest runs at the destination (fill {part.fill}, {HOW[part.one_way]})"
     return plot.bars(title, "seconds, logarithmic", groups)
 

@@ -60,8 +60,8 @@ def in_two(words):
 
 
 def bars(title, vertical, groups):
-    """groups: (name, what it is, [(series, value or None)])."""
-    values = [value for *_, bars_of in groups for _, value in bars_of if value]
+    """groups: (name, what it is, [(series, value or None, what to write before the value)])."""
+    values = [value for *_, bars_of in groups for _, value, _ in bars_of if value]
     low = 10 ** math.floor(math.log10(min(values, default=1)))
     high = 10 ** math.ceil(math.log10(max(values, default=10) * 1.001))
     span = math.log10(high / low) or 1
@@ -76,7 +76,7 @@ def bars(title, vertical, groups):
             value = digit * 10**exponent
             if value <= high:
                 parts.append(rule(height(value), f"{value:g}"))
-    names = [name for name, _ in groups[0][-1]] if groups else []
+    names = [name for name, *_ in groups[0][-1]] if groups else []
     wide = (WIDTH - LEFT - RIGHT) / max(len(groups), 1)
     bar = wide * 0.88 / max(len(names), 1)
     for place, (group, more, bars_of) in enumerate(groups):
@@ -84,11 +84,11 @@ def bars(title, vertical, groups):
         parts.append(text(start + wide * 0.44, bottom + 18, group, size=13))
         for number, line in enumerate(in_two(more)):
             parts.append(text(start + wide * 0.44, bottom + 33 + 12 * number, line, size=10, fill="#666666"))
-        for number, (name, value) in enumerate(bars_of):
+        for number, (name, value, before) in enumerate(bars_of):
             if value:
                 x, y = start + bar * number, height(value)
                 parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{bar * 0.9:.1f}" height="{bottom - y:.1f}" fill="{colour(name)}"/>')
-                parts.append(text(x + bar * 0.45, y - 3, f"{value:.0f}" if value >= 10 else f"{value:.1f}", size=9))
+                parts.append(text(x + bar * 0.45, y - 3, before + (f"{value:.0f}" if value >= 10 else f"{value:.1f}"), size=9))
     return frame(title, vertical, parts, [(name, "") for name in names])
 
 
