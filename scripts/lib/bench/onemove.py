@@ -170,10 +170,13 @@ def move(lab, guest, state, folder, seconds, address, between):
 
 def replay(lab, recorded, seconds, address, between):
     """Sends a recorded migration from host a to host b with a plain program. Returns what was measured."""
-    path, expected_sum = recorded
+    path, known = recorded
+    source_cpu, target_cpu = known["cpu_s_per_gb"]
     script = os.path.join(HERE, "replay.py")
     listen = lab.inside("b", sys.executable, script, "receive", "--port", str(PORT), "--bytes", str(os.path.getsize(path)))
+    listen += ["--cpu-per-gb", str(target_cpu)]
     send = lab.inside("a", sys.executable, script, "send", "--address", address, "--port", str(PORT), "--file", path)
+    send += ["--cpu-per-gb", str(source_cpu)]
     with subprocess.Popen(listen, stdout=subprocess.PIPE, text=True) as receiver:
         try:
             if receiver.stdout.readline().strip() != "listening":
@@ -193,7 +196,7 @@ def replay(lab, recorded, seconds, address, between):
     return {
         **watch.columns(sent["bytes"]),
         **dict.fromkeys(nothing),
-        "intact": received["sum"] == expected_sum,
+        "intact": received["sum"] == known["sum"],
         "wrong_working_set_pages": 0,
         "host_cpu_s": [sent["cpu_s"], received["cpu_s"]],
     }

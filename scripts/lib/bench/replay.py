@@ -1,7 +1,8 @@
 """Sends a recorded stream from one host to the other as a migration would: `send` on one, `receive` on the other.
 
-The receiver does with the bytes what a migration's destination does (short reads, into memory that was never touched) and
-answers with one byte when it has all: the time ends there, as a migration's ends when the guest runs.
+Both ends use as much CPU for the bytes as QEMU does for the same (`--cpu-per-gb`): without that, a plain program would be
+faster than any migration. The receiver answers with one byte when it has all: the time ends there, as a migration's ends
+when the guest runs.
 """
 
 import argparse
@@ -17,6 +18,20 @@ READ_LEN = 32 << 10
 PAGE = 4096
 
 
+class Work:
+    """Keeps a process at a pace of CPU seconds per byte, from when it is made."""
+
+    def __init__(self, cpu_s_per_gb):
+        self.per_byte = cpu_s_per_gb / 1e9
+        self.began = time.process_time()
+        self.source, self.place = bytearray(PAGE), bytearray(PAGE)
+
+    def done(self, count):
+        while time.process_time() - self.began < count * self.per_byte:
+            for _ in range(8):
+                self.place[:] = self.source
+
+
 def send(arguments):
     with open(arguments.file, "rb") as file:
         with mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as stream:
@@ -26,8 +41,10 @@ def send(arguments):
             started = time.time()
             connection = socket.create_connection((arguments.address, arguments.port), timeout=60)
             connection.settimeout(None)
+            work = Work(arguments.cpu_per_gb)
             for at in range(0, len(view), WRITE_LEN):
                 connection.sendall(view[at : at + WRITE_LEN])
+                work.done(at + WRITE_LEN)
             answer = connection.recv(1)
             answered, count = time.time(), len(view)
             view.release()
@@ -42,7 +59,7 @@ def receive(arguments):
     print("listening", flush=True)
     connection, _ = listener.accept()
     buffer = bytearray(READ_LEN)
-    chunk, at = memoryview(buffer), 0
+    chunk, at, work = memoryview(buffer), 0, Work(arguments.cpu_per_gb)
     while at < arguments.bytes:
         count = connection.recv_into(buffer)
         if not count:
@@ -52,6 +69,7 @@ def receive(arguments):
             end = min(place + PAGE, count)
             memory[at + place : at + end] = chunk[place:end]
         at += count
+        work.done(at)
     connection.sendall(b"r" if at == arguments.bytes else b"s")
     cpu = time.process_time()
     print(json.dumps({"bytes": at, "sum": f"{zlib.crc32(memory[:at]):08x}", "cpu_s": cpu}), flush=True)
@@ -64,6 +82,7 @@ def main():
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--file")
     parser.add_argument("--bytes", type=int)
+    parser.add_argument("--cpu-per-gb", type=float, default=0.0, help="CPU seconds to use for a gigabyte at least")
     arguments = parser.parse_args()
     {"send": send, "receive": receive}[arguments.direction](arguments)
 
