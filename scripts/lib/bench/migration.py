@@ -8,6 +8,7 @@ import argparse
 import os
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,8 @@ FULL_MEMORY_MB = 2048
 # A run in which the emulator released more than one frame in a hundred later than this is void and repeated.
 LATENESS_P99_US = 2000
 REPEATS_MAX = 2
+# QEMU's at the source and at the destination, where no real migration tells.
+HOST_CPU_S_PER_GB = [1.3, 3.3]
 # What --slow-runs is about.
 SLOW_S = 120
 # A guest that has not arrived by then never will: the slowest row of the report, twice over, for each GB.
@@ -106,7 +109,15 @@ def late(outcome):
     return max(way["p99_us"] for way in outcome["wanem_lateness"].values()) > LATENESS_P99_US
 
 
-def run_once(options, how, link, system_name, machine, state, seed, folder):
+def host_cost(runs, cell):
+    """CPU seconds per GB that QEMU took at both ends: in real migrations of this cell, or in any; or what is usual."""
+    real = [run for run in runs if run["how"] == "migration" and not run["error"] and run.get("host_cpu_s")]
+    same = [run for run in real if migration_results.cell_of(run)[1:] == cell[1:]]
+    costs = [[used / (run["moved_bytes"] / 1e9) for used in run["host_cpu_s"]] for run in same or real]
+    return [statistics.median(column) for column in zip(*costs)] if costs else HOST_CPU_S_PER_GB
+
+
+def run_once(options, how, cost, link, system_name, machine, state, seed, folder):
     name, rate, rtt, *_ = link
     link_options = ["--link", name, "--seed", str(seed), *(["--one-way"] if options.one_way else [])]
     system = peers.System(system_name, link_options)
@@ -115,7 +126,7 @@ def run_once(options, how, link, system_name, machine, state, seed, folder):
             between = system.start(lab, folder, rate, rtt * (2 if options.one_way else 1))
             patience = 60 + PATIENCE_S_PER_GB * options.memory / 1000
             if how == "replay":
-                return onemove.replay(lab, state, patience, system.address, between)
+                return onemove.replay(lab, state, patience, system.address, between, cost)
             return onemove.move(lab, machine, state, folder, patience, system.address, between)
     finally:
         system.stop()
@@ -152,10 +163,10 @@ def summary(outcome):
     return f"{outcome['seconds']:.2f} s{stopped}, drain {outcome['drain_ms'] or 0:.0f} ms, verified{note}"
 
 
-def make_run(options, cell, number, link, machine, state, folder):
+def make_run(options, cell, cost, number, link, machine, state, folder):
     """One run with what it needs to be judged by itself: runs of one file may come from several calls."""
     made = common.description()
-    outcome = run_valid(options, cell[0], link, cell[-1], machine, state, options.seed + number, folder)
+    outcome = run_valid(options, cell[0], cost, link, cell[-1], machine, state, options.seed + number, folder)
     return {
         **dict(zip(migration_results.CELL, cell)),
         "run": number,
@@ -208,7 +219,7 @@ def main():
                 progress.drop()
                 continue
             progress.step(f"{cell[0]}, {cell[1]}, {link[0]}, run {number + 1} of {options.runs}, {cell[-1]}")
-            run = make_run(options, cell, number, link, *states[cell[1]], folder)
+            run = make_run(options, cell, host_cost(results.runs, cell), number, link, *states[cell[1]], folder)
             progress.finish(summary(run))
             failed += bool(run["error"]) and "endless_s" not in run
             # Written as it grows: what was measured before an interruption is not lost.

@@ -168,10 +168,13 @@ def move(lab, guest, state, folder, seconds, address, between):
         }
 
 
-def replay(lab, recorded, seconds, address, between):
-    """Sends a recorded migration from host a to host b with a plain program. Returns what was measured."""
-    path, known = recorded
-    source_cpu, target_cpu = known["cpu_s_per_gb"]
+def replay(lab, recorded, seconds, address, between, host_cpu_s_per_gb):
+    """Sends a recorded migration from host a to host b with a plain program. Returns what was measured.
+
+    `host_cpu_s_per_gb` is what both ends are to use at least, as QEMU would.
+    """
+    path, expected_sum = recorded
+    source_cpu, target_cpu = host_cpu_s_per_gb
     script = os.path.join(HERE, "replay.py")
     listen = lab.inside("b", sys.executable, script, "receive", "--port", str(PORT), "--bytes", str(os.path.getsize(path)))
     listen += ["--cpu-per-gb", str(target_cpu)]
@@ -196,7 +199,7 @@ def replay(lab, recorded, seconds, address, between):
     return {
         **watch.columns(sent["bytes"]),
         **dict.fromkeys(nothing),
-        "intact": received["sum"] == known["sum"],
+        "intact": received["sum"] == expected_sum,
         "wrong_working_set_pages": 0,
         "host_cpu_s": [sent["cpu_s"], received["cpu_s"]],
     }
