@@ -112,6 +112,7 @@ fn sides(run: &Run) -> [Side; 2] {
         let config = ChannelConfig {
             private_key: keys[side].0,
             peer_public_key: keys[1 - side].public_key().0,
+            peer_next_public_key: None,
             preshared_key: None,
             peer_address: Some(addresses[1 - side]),
             path_mtu: PathMtu::Fixed(run.path_mtu),

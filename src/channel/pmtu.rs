@@ -124,11 +124,10 @@ impl MtuSearch {
         self.counters
     }
 
-    /// The path is another: everything found is void.
-    pub(super) fn restart(&mut self, now: Instant) {
-        self.current = self.base;
-        self.suspected = None;
-        self.begin(now);
+    /// The path is another: everything found is void, and `new` begins.
+    pub(super) fn replace(&mut self, new: MtuSearch) {
+        let (search, counters) = (self.search + 1, self.counters);
+        *self = MtuSearch { search, counters, ..new };
     }
 
     fn begin(&mut self, now: Instant) {
@@ -478,7 +477,7 @@ mod tests {
     fn answers_to_probes_of_another_path_do_not_count() {
         let mut search = search(1500);
         let Some(MtuDatagram::Probe(old)) = search.poll(Instant::ZERO, None, SRTT) else { panic!("no probe") };
-        search.restart(Instant::ZERO);
+        search.replace(MtuSearch::new(Instant::ZERO, PathMtu::Discover { max: 1500 }, false));
         search.on_probe_acked(Instant::ZERO, old);
         assert_eq!(search.current(), 1200);
         settle(&mut search, Instant::ZERO, 1500);

@@ -280,6 +280,11 @@ impl SentPackets {
         self.packets.range(start.min(self.packets.len())..).find(|sent| sent.fate == Fate::InFlight).map(|s| &s.frames)
     }
 
+    /// The largest number acknowledged.
+    pub(super) fn largest_acked(&self) -> Option<u64> {
+        self.largest_acked
+    }
+
     /// When the oldest datagram in flight left.
     pub(super) fn oldest_in_flight_at(&self) -> Option<Instant> {
         let start = (self.cursor.max(self.base) - self.base) as usize;

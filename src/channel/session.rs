@@ -67,6 +67,9 @@ pub(super) struct Session {
     /// Longest payload of a datagram.
     payload_max: usize,
     mtu: MtuSearch,
+    restricted: bool,
+    /// What was sent before this number went another way: it says nothing of this path's RTT.
+    path_began: u64,
     probes: u32,
     probe_data_due: bool,
     ping_due: bool,
@@ -109,6 +112,8 @@ impl Session {
             wire_overhead,
             payload_max: mtu.current() - wire_overhead as usize,
             mtu,
+            restricted: false,
+            path_began: 0,
             probes: 0,
             probe_data_due: false,
             ping_due: true,
@@ -237,7 +242,7 @@ impl Session {
         self.probes = 0;
         self.probe_data_due = false;
         let mut rtt_sample = None;
-        if number == ack.largest {
+        if number == ack.largest && number >= self.path_began {
             let delay = Duration::from_micros(ack.delay_us).min(ACK_DELAY_MAX * 4);
             self.rtt.on_sample(now, now - snapshot.sent, delay);
             rtt_sample = Some(self.rtt.latest());
@@ -349,7 +354,7 @@ impl Session {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let paced = (self.streams.has_ready() && (self.probe_data_due || self.window_open()))
+        let paced = (self.streams.has_ready() && !self.restricted && (self.probe_data_due || self.window_open()))
             .then(|| if self.probe_data_due { Instant::ZERO } else { self.pacer.ready_at(u64::MAX) });
         let now_due = (self.ping_due || self.close_due > 0 || self.streams.has_resets()).then_some(Instant::ZERO);
         [
@@ -360,7 +365,7 @@ impl Session {
             self.sent.loss_deadline(&self.rtt),
             self.probe_at(),
             self.sent.last_eliciting().map(|at| at + KEEP_ALIVE),
-            self.mtu.poll_timeout(self.sent.oldest_in_flight_at(), self.rtt.srtt()),
+            self.mtu.poll_timeout(self.sent.oldest_in_flight_at(), self.rtt.srtt()).filter(|_| !self.restricted),
         ]
         .into_iter()
         .flatten()
@@ -378,10 +383,43 @@ impl Session {
         }
     }
 
-    /// The peer is somewhere else: what was learned of the path to it is void.
-    pub(super) fn on_new_path(&mut self, now: Instant) {
-        self.mtu.restart(now);
-        self.follow_mtu();
+    /// The peer is somewhere else: what was learned of the path to it is void. `rtt`: a first idea of the new one.
+    pub(super) fn on_new_path(
+        &mut self,
+        now: Instant,
+        (mtu, wire_overhead): (MtuSearch, u64),
+        cap: Option<BitRate>,
+        rtt: Duration,
+    ) {
+        self.mtu.replace(mtu);
+        self.wire_overhead = wire_overhead;
+        self.payload_max = self.mtu.current() - wire_overhead as usize;
+        self.rtt = RttEstimator::default();
+        self.rtt.on_sample(now, rtt, Duration::ZERO);
+        let config = ControllerConfig { cap, datagram: ByteCount::new(self.mtu.current() as u64) };
+        self.controller = Controller::new(config, now, self.rtt.srtt());
+        self.pacer.set_rate(now, self.controller.pacing_rate(), self.rtt.srtt());
+        self.path_began = self.sent.next_number();
+    }
+
+    /// While restricted, no stream bytes leave and no probes of the path: the peer's address is not proven.
+    pub(super) fn set_restricted(&mut self, restricted: bool) {
+        self.restricted = restricted;
+    }
+
+    /// The number of the next payload.
+    pub(super) fn next_number(&self) -> u64 {
+        self.sent.next_number()
+    }
+
+    /// The largest number the peer has acknowledged.
+    pub(super) fn largest_acked(&self) -> Option<u64> {
+        self.sent.largest_acked()
+    }
+
+    /// The probe timeout (RFC 9002 section 6.2).
+    pub(super) fn pto(&self) -> Duration {
+        self.rtt.pto(ACK_DELAY_MAX)
     }
 
     /// The path MTU in force, as IP packets, and what the search for it has done.
@@ -392,6 +430,9 @@ impl Session {
     /// Appends the payload that the search for the path MTU wants to leave now, padded or as small as can be. It leaves
     /// alone, and may be longer than all others.
     pub(super) fn poll_mtu_payload(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Payload> {
+        if self.restricted {
+            return None;
+        }
         let oldest = self.sent.oldest_in_flight_at();
         let datagram = self.mtu.poll(now, oldest, self.rtt.srtt())?;
         let start = out.len();
@@ -419,7 +460,7 @@ impl Session {
             self.credit_deadline = Some(now + ACK_DELAY_MAX);
         }
         let datagram = self.payload_max as u64 + self.wire_overhead;
-        let wants_data = self.streams.has_ready();
+        let wants_data = self.streams.has_ready() && !self.restricted;
         let open = self.window_open();
         let credit = self.pacer.available(now, self.was_busy);
         let paced = if first { self.pacer.ready_at(u64::MAX) <= now } else { credit >= datagram };

@@ -59,6 +59,8 @@ pub struct ChannelSettings {
     pub peer_address: Option<SocketAddr>,
     /// Who the peer is.
     pub peer_public_key: PublicKey,
+    /// The key the peer is about to change to, accepted as well.
+    pub peer_next_public_key: Option<PublicKey>,
     /// A second secret shared with the peer.
     pub preshared_key_file: Option<PathBuf>,
     /// The operator's cap on what we send.
@@ -142,6 +144,7 @@ impl Config {
         let channel = settings.channel.as_ref().zip(keys).map(|(channel, keys)| ChannelConfig {
             private_key: keys.private.0,
             peer_public_key: channel.peer_public_key.0,
+            peer_next_public_key: channel.peer_next_public_key.map(|key| key.0),
             preshared_key: keys.preshared.map(|key| key.0),
             peer_address: channel.peer_address,
             path_mtu: channel.path_mtu,

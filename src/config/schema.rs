@@ -69,6 +69,7 @@ static PEER: Kind = Kind {
             name: "public_key",
             example: "public_key: and the line that `longhaul keygen` printed on the other appliance",
         },
+        Key { name: "next_public_key", example: "next_public_key: and the key that the peer is about to change to" },
         Key { name: "preshared_key_file", example: "preshared_key_file: /etc/longhaul/preshared.key" },
     ],
 };
@@ -199,12 +200,13 @@ impl Reader<'_> {
             Some(field) => self.path_mtu(&field, wan_mtu, listen),
             None => Some(PathMtu::Discover { max: wan_mtu }),
         };
-        let (peer_address, peer_public_key, preshared_key_file) = peer?;
+        let (peer_address, (peer_public_key, peer_next_public_key), preshared_key_file) = peer?;
         Some(ChannelSettings {
             private_key_file: private_key_file?,
             listen: listen?,
             peer_address,
             peer_public_key,
+            peer_next_public_key,
             preshared_key_file,
             rate: match rate {
                 Some(rate) => Some(rate?),
@@ -219,11 +221,20 @@ impl Reader<'_> {
         peer: &Section<'_>,
         listen: Option<SocketAddr>,
         places: &mut KeyPlaces,
-    ) -> Option<(Option<SocketAddr>, PublicKey, Option<PathBuf>)> {
+    ) -> Option<(Option<SocketAddr>, (PublicKey, Option<PublicKey>), Option<PathBuf>)> {
         let address = peer.optional("address").map(|field| self.peer_address(&field, listen));
         let public_key = peer.required("public_key", self.findings).and_then(|field| {
             places.peer_public_key = field.place.clone();
             self.public_key(&field)
+        });
+        let next = peer.optional("next_public_key").map(|field| {
+            let key = self.public_key(&field)?;
+            if Some(&key) == public_key.as_ref() {
+                let message = "is public_key once more; leave it out unless the peer is about to change its key";
+                self.findings.error(&field.place, message);
+                return None;
+            }
+            Some(key)
         });
         let preshared_key_file = peer.optional("preshared_key_file").map(|field| {
             places.preshared_key_file = field.place.clone();
@@ -237,7 +248,11 @@ impl Reader<'_> {
             Some(path) => Some(path?),
             None => None,
         };
-        Some((address, public_key?, preshared_key_file))
+        let next = match next {
+            Some(key) => Some(key?),
+            None => None,
+        };
+        Some((address, (public_key?, next), preshared_key_file))
     }
 
     fn public_key(&mut self, field: &Field<'_>) -> Option<PublicKey> {

@@ -45,6 +45,9 @@ impl fmt::Display for ChannelSettings {
             PathMtu::Fixed(size) => write!(f, ", packets up to {size} bytes")?,
             PathMtu::Discover { max } => write!(f, ", packets as long as the path carries, up to {max} bytes")?,
         }
+        if self.peer_next_public_key.is_some() {
+            f.write_str(", takes the peer's next key too")?;
+        }
         if self.preshared_key_file.is_some() {
             f.write_str(", with a pre-shared key")?;
         }

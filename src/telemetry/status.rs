@@ -84,6 +84,21 @@ pub struct ChannelStatus {
     /// Times the path stopped carrying what it had carried.
     #[serde(default)]
     pub path_mtu_black_holes: u64,
+    /// Times the peer has moved to another IP address.
+    #[serde(default)]
+    pub peer_moves: u64,
+    /// Handshakes begun by somebody who knows our public key.
+    #[serde(default)]
+    pub initiations: u64,
+    /// Of those, answered with a cookie because there were so many.
+    #[serde(default)]
+    pub cookies_sent: u64,
+    /// Of those, of a protocol version that we do not speak.
+    #[serde(default)]
+    pub other_version: u64,
+    /// That version, while there is no session.
+    #[serde(default)]
+    pub peer_version: Option<u8>,
 }
 
 impl ChannelStatus {
@@ -123,6 +138,11 @@ impl From<&ChannelStats> for ChannelStatus {
             path_mtu: stats.path_mtu as u64,
             path_mtu_probes: stats.path_mtu_probes,
             path_mtu_black_holes: stats.path_mtu_black_holes,
+            peer_moves: stats.peer_moves,
+            initiations: stats.initiations,
+            cookies_sent: stats.cookies_sent,
+            other_version: stats.other_version,
+            peer_version: stats.peer_version,
         }
     }
 }
@@ -257,6 +277,11 @@ pub(super) mod tests {
                 path_mtu: 1500,
                 path_mtu_probes: 2,
                 path_mtu_black_holes: 1,
+                peer_moves: 1,
+                initiations: 5,
+                cookies_sent: 0,
+                other_version: 0,
+                peer_version: None,
             }),
             counters: [("frames_forwarded".to_owned(), 1234), ("frames_dropped".to_owned(), 0)].into(),
             reasons: vec![

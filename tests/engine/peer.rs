@@ -18,6 +18,7 @@ fn config(side: usize) -> ChannelConfig {
     ChannelConfig {
         private_key: KEYS[side].0,
         peer_public_key: KEYS[1 - side].public_key().0,
+        peer_next_public_key: None,
         preshared_key: None,
         peer_address: Some(address(1 - side)),
         path_mtu: PathMtu::Fixed(1500),

@@ -91,6 +91,7 @@ impl World {
             channel: Some(ChannelConfig {
                 private_key: keys[side].0,
                 peer_public_key: keys[1 - side].public_key().0,
+                peer_next_public_key: None,
                 preshared_key: None,
                 peer_address: Some(address(1 - side)),
                 path_mtu: PathMtu::Fixed(1500),

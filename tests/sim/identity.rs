@@ -47,7 +47,8 @@ impl End {
         }
     }
 
-    fn public_key(self) -> [u8; 32] {
+    /// What the other end pins.
+    pub fn public_key(self) -> [u8; 32] {
         let mut dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519).expect("snow has X25519");
         dh.set(&self.private_key());
         dh.pubkey().try_into().expect("an X25519 key has 32 bytes")
@@ -58,6 +59,7 @@ impl End {
         ChannelConfig {
             private_key: self.private_key(),
             peer_public_key: self.other().public_key(),
+            peer_next_public_key: None,
             preshared_key: None,
             peer_address: Some(self.other().address()),
             path_mtu,

@@ -17,6 +17,8 @@ mod offload;
 mod path;
 mod path_mtu;
 mod pattern;
+mod peering;
+mod peering_scenarios;
 mod progress;
 mod random;
 mod scenarios;

@@ -1,5 +1,8 @@
 """What the migration benchmark is meant to show, what of it was reached, and what the runs tell about the rest."""
 
+import statistics
+
+import appliances
 import common
 
 # Of the baseline's time without anything between the hosts; HyperIP's were 1.21, and 24 s against 19 s on mpls.
@@ -11,8 +14,6 @@ ENCRYPTED_LINE_SHARE = 0.93
 DOWNTIME_EXTRA_MS = 200
 # Two medians nearer than this are the same on a machine that also runs the hosts.
 NOISE = 0.03
-# Busy cores above this are what a run was bound by.
-BUSY = 0.85
 
 
 def line_share(part, link, system):
@@ -68,25 +69,49 @@ def goals(part):
             yield link, f"no beat lost beyond `none`'s ({most})", f"{lost}", lost <= most
 
 
-def reasons(part, link):
+def own_cpu_share(run, cores):
+    """Share of the cores that hosts, appliances and the emulator used themselves."""
+    own = sum(run["appliance_cpu_s"].values()) + sum(run.get("host_cpu_s") or []) + run["wanem"]["cpu_s"]
+    return own / run["seconds"] / cores
+
+
+def channel_state(run):
+    """Medians over the run of what the near appliance said of its channel; None where it said nothing."""
+    samples = [dict(zip(appliances.COLUMNS, sample)) for sample in (run.get("appliance_trace") or {}).get("a", [])]
+    samples = [sample for sample in samples if 0.5 < sample["s"] < run["seconds"]]
+    if not samples:
+        return None
+    return {key: statistics.median(sample[key] or 0 for sample in samples) for key in appliances.CHANNEL}
+
+
+def reasons(part, link, cores):
     """What longhaul's runs themselves say about where the time went."""
     cell = part.cell(link[0], "longhaul")
+    run = cell.good[0]
     said = []
-    busy = cell.median("machine_busy_share")
-    if busy is not None:
-        said.append(f"the machine's cores were {busy * 100:.0f} % busy" + (", which bounds the rate" if busy > BUSY else ""))
     share = cell.median("wire_bytes") * 8 / cell.median("seconds") / (link[1] * 1e6)
     said.append(f"the WAN carried {share * 100:.0f} % of what it could over the whole run")
+    if run.get("machine_busy_share") is not None:
+        own = own_cpu_share(run, cores) * 100
+        said.append(f"the cores were {run['machine_busy_share'] * 100:.0f} % busy, {own:.0f} % with hosts, appliances and emulator")
+    state = channel_state(run)
+    if state:
+        said.append(
+            f"while it moved, medians: {state['backlog_bytes'] / 1e6:.1f} MB waited in the near appliance, "
+            f"{state['bytes_in_flight'] / 1e6:.2f} MB in flight, paced at {state['pacing_rate_bps'] / 1e6:.0f} Mbps, "
+            f"SRTT {state['srtt_us'] / 1000:.1f} ms of at least {state['min_rtt_us'] / 1000:.1f}"
+        )
     plain = part.cell(link[0], "none")
     for what, key in (("stopped", "downtime_beat_ms"), ("drain", "drain_ms")):
-        if cell.median(key) is not None and plain.median(key) is not None:
-            said.append(f"{what} {cell.median(key):.0f} ms (`none` {plain.median(key):.0f})")
+        if cell.median(key) is not None:
+            other = f" (`none` {plain.median(key):.0f})" if plain.median(key) is not None else ""
+            said.append(f"{what} {cell.median(key):.0f} ms{other}")
     late = max(way["p99_us"] for run in cell.good for way in run["wanem_lateness"].values())
-    said.append(f"emulator late by {late:.0f} us (p99)")
+    said.append(f"{cell.worst('undelivered_mb_max'):.0f} MB of the host's bytes undelivered at most; emulator late by {late:.0f} us (p99)")
     return "; ".join(said)
 
 
-def table(part):
+def table(part, cores):
     """The goals' table and, for links that fell short, what is known about it; empty where there is nothing to say."""
     rows, short = [], {}
     reached_all = 0
@@ -94,7 +119,7 @@ def table(part):
         rows.append([link[0], wanted, measured, "reached" if reached else "**not reached**"])
         reached_all += reached
         if not reached:
-            short[link[0]] = reasons(part, link)
+            short[link[0]] = reasons(part, link, cores)
     lines = "".join(f"- {name}: {why}\n" for name, why in short.items())
     head = ["link", "goal", "measured", f"{reached_all} of {len(rows)}"]
     return (common.markdown_table(head, rows) if rows else ""), lines

@@ -206,7 +206,7 @@ def report(results, links):
             text.append(f"\\* the emulator was late (p99 above {results['lateness_bound_p99_us']} us) in every repetition.\n")
         plots[f"time-{part.name()}.svg"] = time_plot(part)
         text.append(f"![time per link](time-{part.name()}.svg)\n")
-        rows, short = migration_goals.table(part)
+        rows, short = migration_goals.table(part, results["machine"]["cores"])
         if rows:
             text += ["### Goals\n", rows]
             text += ["What fell short, and what the run's own figures say about it:\n", short] if short else ["All reached.\n"]
