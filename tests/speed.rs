@@ -50,7 +50,7 @@ fn keys() -> (SessionKeys, SessionKeys) {
     let mut rng = ChaCha20Rng::seed_from_u64(1);
     let (a, b) = (PrivateKey::generate(&mut rng), PrivateKey::generate(&mut rng));
     let (mut initiation, message) = Initiation::new(&a, &b.public_key(), None, [1; 32], PROLOGUE, b"");
-    let response = respond(&b, &a.public_key(), None, [2; 32], PROLOGUE, &message, |_| Some(Vec::new())).unwrap();
+    let response = respond(&b, &[a.public_key()], None, [2; 32], PROLOGUE, &message, |_| Some(Vec::new())).unwrap();
     (initiation.finish(&response.message).unwrap().0, response.keys)
 }
 
