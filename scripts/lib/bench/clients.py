@@ -242,8 +242,6 @@ def main():
     progress = common.Progress([expected_seconds(system, link, size_of(link), options.clients, options.quick) for link, _, system in plan])
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="longhaul-clients-") as folder:
-        # PostgreSQL's server does not run as root, and has to find its files.
-        os.chmod(folder, 0o711)
         inputs = None
         for link, run, system in plan:
             progress.step(f"{link[0]}, run {run + 1} of {options.runs}, {system}")
