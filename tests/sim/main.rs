@@ -8,6 +8,7 @@ mod appliance;
 mod channel;
 mod channel_scenarios;
 mod channel_table;
+mod drain;
 mod goodput;
 mod host;
 mod identity;

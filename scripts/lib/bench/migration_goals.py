@@ -47,10 +47,11 @@ def goals(part):
             bound = TIME_BOUNDS[name]
             yield link, f"time at most {bound:.2f} x baseline's `none` ({base_s:.1f} s)", f"{seconds / base_s:.2f} x", seconds <= bound * base_s
         for system in ("none", "cubic-64k") if name == "mpls" and part.fill == "report" else ():
-            other = part.cell(name, system).median("seconds")
-            if other:
-                reached = other / seconds >= MPLS_SPEED_UP
-                yield link, f"at least {MPLS_SPEED_UP} x as fast as `{system}`", f"{other / seconds:.1f} x", reached
+            other = part.cell(name, system)
+            if other.at_least():
+                times = other.at_least() / seconds
+                measured = f"{'' if other.good else 'more than '}{times:.1f} x"
+                yield link, f"at least {MPLS_SPEED_UP} x as fast as `{system}`", measured, times >= MPLS_SPEED_UP
         if part.fill == "encrypted":
             share = line_share(part, link, "longhaul")
             wanted = f"at least {ENCRYPTED_LINE_SHARE * 100:.0f} % of line rate while sending"
@@ -84,6 +85,14 @@ def channel_state(run):
     return {key: statistics.median(sample[key] or 0 for sample in samples) for key in appliances.CHANNEL}
 
 
+def around_the_stop(run):
+    """Mbps of the host in the half second before its guest was stopped, and from then to the last byte."""
+    stop = run["seconds"] - (run["downtime_stop_ms"] or 0) / 1000
+    before = [rate for at, rate in run["throughput"] if stop - 0.5 <= at <= stop]
+    after = [rate for at, rate in run["throughput"] if stop + 0.25 < at <= run["seconds"] and rate > 1]
+    return (max(before), statistics.mean(after)) if before and after else None
+
+
 def reasons(part, link, cores):
     """What longhaul's runs themselves say about where the time went."""
     cell = part.cell(link[0], "longhaul")
@@ -106,6 +115,12 @@ def reasons(part, link, cores):
         if cell.median(key) is not None:
             other = f" (`none` {plain.median(key):.0f})" if plain.median(key) is not None else ""
             said.append(f"{what} {cell.median(key):.0f} ms{other}")
+    rates = around_the_stop(max(cell.good, key=lambda run: run["downtime_beat_ms"] or 0))
+    if rates and rates[0] > 1.5 * rates[1]:
+        said.append(
+            f"in the worst run QEMU stopped its guest when it sent {rates[0]:.0f} Mbps, from which it judges how much it can send in "
+            f"the 300 ms allowed, and the rest went at {rates[1]:.0f}"
+        )
     late = max(way["p99_us"] for run in cell.good for way in run["wanem_lateness"].values())
     said.append(f"{cell.worst('undelivered_mb_max'):.0f} MB of the host's bytes undelivered at most; emulator late by {late:.0f} us (p99)")
     return "; ".join(said)

@@ -21,6 +21,7 @@ class Cell:
     def __init__(self, runs, link, system):
         self.all = [run for run in runs if (run["link"], run["system"]) == (link, system)]
         self.good = [run for run in self.all if not run["error"]]
+        self.endless = [run["endless_s"] for run in self.all if "endless_s" in run]
 
     def values(self, key):
         return [run[key] for run in self.good if run.get(key) is not None]
@@ -31,10 +32,16 @@ class Cell:
     def worst(self, key):
         return max(self.values(key), default=None)
 
+    def at_least(self):
+        """The median of the time, or what it takes at the very least; None without runs."""
+        return self.median("seconds") or min(self.endless, default=None)
+
     def seconds(self):
         """Median of the time, with the extremes and the number of runs, and what is wrong with it."""
         if not self.all:
             return "-"
+        if not self.good and self.endless:
+            return f"> {min(self.endless):.0f}: does not end, n={len(self.endless)}"
         if not self.good:
             return "failed"
         times = sorted(run["seconds"] for run in self.good)
@@ -110,7 +117,7 @@ def details_table(part):
             if not cell.all:
                 continue
             if not cell.good:
-                why = "failed: " + " ".join(cell.all[0]["error"].replace("|", "/").split())[:120]
+                why = ("" if cell.endless else "failed: ") + " ".join(cell.all[0]["error"].replace("|", "/").split())[:160]
                 rows.append([link[0], system, why, *["-"] * (len(head) - 3)])
                 continue
             late = [way for run in cell.good for way in run["wanem_lateness"].values()]

@@ -18,7 +18,11 @@ def cell_of(run):
 
 
 def valid(run):
-    return not run["error"] and not run["late"]
+    return "endless_s" in run or (not run["error"] and not run["late"])
+
+
+def took(run):
+    return run.get("endless_s") or run["seconds"]
 
 
 class Results:
@@ -93,5 +97,5 @@ class Results:
     def wanted(self, cell, number, slow_runs, slow_s):
         """Whether run `number` of a cell is still missing; cells whose first run was slow get `slow_runs` only."""
         runs = self.of(cell)
-        slow = 0 in runs and runs[0]["seconds"] > slow_s
+        slow = 0 in runs and took(runs[0]) > slow_s
         return number not in runs and not (slow and number >= slow_runs)

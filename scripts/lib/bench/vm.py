@@ -21,6 +21,14 @@ RECORDED_BYTES_PER_S = 118_000_000
 LINE = re.compile(r"^([BFV]) (.*)$")
 
 
+class Endless(common.Failure):
+    """A migration that was given up after so many seconds: the guest dirtied its memory as fast as it was sent."""
+
+    def __init__(self, why, seconds):
+        super().__init__(why)
+        self.seconds = seconds
+
+
 class Guest:
     """What is in the guest's memory: size, fill and seed, hence the same bytes on every run."""
 
@@ -245,10 +253,27 @@ class Vm:
         self.wait_line("B", 20)
 
     def wait_migrated(self, seconds):
+        """Until the migration has ended well; raises Endless if it will not."""
+        started = now = time.monotonic()
+        looked = started
+
         def ended():
             return next((data["status"] for _, name, data in self.events if name == "MIGRATION" and data["status"] in ENDS), None)
 
-        status = self.wait(ended, seconds, "end of the migration")
+        while not (status := ended()):
+            with self.news:
+                if None in self.answers:
+                    raise common.Failure(f"QEMU ({self.name}) ended during the migration")
+                self.news.wait(1)
+            now = time.monotonic()
+            if now > started + seconds:
+                raise Endless(f"not arrived after {now - started:.0f} s", now - started)
+            if now > looked + LOOK_S:
+                looked = now
+                passes = self.qmp("query-migrate").get("ram", {}).get("dirty-sync-count", 0)
+                if passes > PASSES_MAX:
+                    why = f"does not end: after {now - started:.0f} s and {passes} passes the guest writes as fast as the link takes it"
+                    raise Endless(why, now - started)
         if status != "completed":
             reason = self.qmp("query-migrate").get("error-desc", "")
             raise common.Failure(f"QEMU ({self.name}): migration {status} {reason}")
@@ -261,4 +286,7 @@ class Vm:
         return total, int(wrong)
 
 
+# How often to look whether a migration gets nearer to its end, and the passes over the dirtied memory after which it does not.
+LOOK_S = 5
+PASSES_MAX = 100
 ENDS = ("completed", "failed", "cancelled")
