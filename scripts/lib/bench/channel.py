@@ -245,6 +245,7 @@ def figures(system, cell, arguments, sent, received, round_trips, status, usage)
         "cpu_s_per_gb": {role: seconds / gigabytes for role, seconds in usage["cpu"].items()} if gigabytes else {},
         "cpu_share": {role: seconds / (usage["cpu_to"] - usage["cpu_from"]) for role, seconds in usage["cpu"].items()},
         "memory_peak_bytes": usage["memory"],
+        "throughput_mbps": [round(sum(bins[at : at + 10]) * 8 / (10 * bin_s) / 1e6, 1) for at in range(0, len(bins), 10)],
         "lateness": lateness(status),
         "load": os.getloadavg()[0],
         "error": sent["error"] or received["error"],
@@ -313,6 +314,7 @@ def report(results):
             text(row["lateness"]["p99_us"] / 1e3, "{:.2f}"),
         ])
     about = results["about"]
+    send_buffer = about["host_buffers"]["tcp_wmem"][2]
     parts = [
         "# The channel in the lab\n",
         f"{about['machine']['cpu']}, {about['machine']['cores']} cores, Linux {about['kernel']}, commit {about['commit']}, "
@@ -322,7 +324,8 @@ def report(results):
         "connecting until 50 ms together reach 90 % of it. Again: sent again, of what was sent, as the sender counts it (the "
         "forwarders tell nothing of it). Queue dropped: of what was offered to the link, what its full queue refused. RTT: ping beside the flow, median. VOID: the emulator released one "
         f"frame in a hundred more than {results['late_ms']:g} ms late, or lost some itself; the figures are kept for what they are. "
-        "Each process's CPU includes its system calls; a kernel TCP's own cost belongs to the hosts and is not listed.\n",
+        "Each process's CPU includes its system calls; a kernel TCP's own cost belongs to the hosts and is not listed. "
+        f"The hosts' sockets have the system's buffers, {send_buffer / 2**20:g} MiB to send at most: what kernel TCP has under way.\n",
         markdown_table(head, lines),
     ]
     if results["outages"]:
@@ -376,6 +379,15 @@ def parse():
     return arguments
 
 
+def host_buffers():
+    """Least, first and most bytes of a TCP socket's buffers: the most bounds what the kernel's own TCP can have under way."""
+    found = {}
+    for name in ("tcp_rmem", "tcp_wmem"):
+        with open(f"/proc/sys/net/ipv4/{name}", encoding="ascii") as file:
+            found[name] = [int(word) for word in file.read().split()]
+    return found
+
+
 def main():
     arguments = parse()
     if "quic" in arguments.systems:
@@ -385,7 +397,7 @@ def main():
     runs += [(outage_cell, system, (6, length)) for length in arguments.outages for system in arguments.systems if system != "kcptun"]
     expected = [(arguments.seconds if outage is None else sum(outage) + 6) + 3 for _, _, outage in runs]
     results = {
-        "about": description(command=shlex.join(["scripts/bench", "channel", *sys.argv[1:]])),
+        "about": description(command=shlex.join(["scripts/bench", "channel", *sys.argv[1:]]), host_buffers=host_buffers()),
         "streams": arguments.streams, "seconds": arguments.seconds, "settle": arguments.settle, "late_ms": arguments.late_ms,
         "payload_bytes": PAYLOAD, "wire_bytes": WIRE, "cells": [], "outages": [],
     }
