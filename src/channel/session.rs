@@ -29,6 +29,9 @@ const BACKLOG_PROVEN: u64 = 3;
 /// not consumed may come to this much. They cost a switch-over no line time, so they stand outside the bound above,
 /// which measured at 100 ms and 1 % of loss left a quarter of the line unused.
 const REASSEMBLY_BDPS: u64 = 4;
+/// A stream at rest for this long gives its memory back. On a LAN-like path a bulk stream runs empty many times per
+/// second, and to take the memory anew each time would cost page faults all along.
+const RELEASE_AFTER: Duration = Duration::from_secs(1);
 /// Packets settled between two FORGET frames.
 const FORGET_EVERY: u64 = 256;
 
@@ -79,6 +82,7 @@ pub(super) struct Session {
     low_acked: u64,
     low_lost: u64,
     widened_at: Instant,
+    released_at: Instant,
     /// There was something to send and room in the window when we last looked.
     was_busy: bool,
     scratch: Vec<u8>,
@@ -123,6 +127,7 @@ impl Session {
             low_acked: 0,
             low_lost: 0,
             widened_at: now,
+            released_at: now,
             was_busy: false,
             scratch: Vec::new(),
         }
@@ -325,6 +330,10 @@ impl Session {
         if now - self.widened_at >= self.rtt.srtt() {
             self.widened_at = now;
             self.streams.widen_windows();
+        }
+        if now - self.released_at >= RELEASE_AFTER {
+            self.released_at = now;
+            self.streams.release_idle();
         }
     }
 

@@ -440,11 +440,17 @@ impl Streams {
         if finished { ReadState::Finished } else { ReadState::Open }
     }
 
-    /// Once per RTT: widens the windows of streams whose readers keep up, and takes memory back from those at rest.
-    pub(super) fn widen_windows(&mut self) {
+    /// Takes memory back from streams that have rested since the last call.
+    pub(super) fn release_idle(&mut self) {
         for stream in self.table.values_mut() {
             stream.send.release_idle();
             stream.recv.release_idle();
+        }
+    }
+
+    /// Once per RTT: widens the windows of streams whose readers keep up.
+    pub(super) fn widen_windows(&mut self) {
+        for stream in self.table.values_mut() {
             let consumed = stream.recv.consumed();
             stream.recv.widen(consumed - stream.judged);
             stream.judged = consumed;

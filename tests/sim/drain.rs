@@ -21,8 +21,10 @@ fn drain(path: &PathSpec, content: Content, reads_mbps: u64) -> Duration {
     let bytes = rate.bytes_in(Duration::from_secs(2)).as_u64();
     let mut connection = Connection::transfer(bytes).opens_at(Duration::from_millis(1500)).content(content);
     connection.reads_at = Some((End::B, rate));
-    let mut network =
-        Network::new(NetworkSpec::new(path.clone(), ApplianceSpec::default().wiring(1), 1).with(connection));
+    let mut spec = NetworkSpec::new(path.clone(), ApplianceSpec::default().wiring(1), 1).with(connection);
+    // What the receiving host's own TCP has taken is not the appliances' doing: keep it small.
+    spec.hosts[1].buffer = 128 * 1024;
+    let mut network = Network::new(spec);
     network.run();
     let acked = network.seen(End::A, 0).acked_at.expect("acknowledged");
     let last = network.seen(End::B, 0).last_received_at.expect("received");
@@ -32,7 +34,7 @@ fn drain(path: &PathSpec, content: Content, reads_mbps: u64) -> Duration {
     last.saturating_sub(acked).saturating_sub(path.rtt)
 }
 
-/// HyperIP's successor must not make ESX believe in pages that are still under way.
+/// A host must not believe in pages that are still under way: beyond the round trip the rest takes at most this long.
 const BAR: Duration = Duration::from_millis(200);
 
 #[test]
@@ -40,6 +42,7 @@ fn compressed_pages_for_a_host_slower_than_the_path_are_not_piled_up_at_1_gbps()
     let path = PathSpec::new(BitRate::from_mbps(1000), Duration::from_millis(5), 1.0);
     for (content, reads_mbps) in [(Content::ZeroPages, 200), (Content::ZeroPages, 900), (Content::Mixed, 400)] {
         let drain = drain(&path, content, reads_mbps);
+        println!("{content:?} read at {reads_mbps} Mbps over {}: {drain:?}", path.name);
         assert!(drain <= BAR, "{content:?} at {reads_mbps} Mbps: {drain:?}");
     }
 }
@@ -49,6 +52,7 @@ fn compressed_pages_for_a_host_slower_than_they_come_are_not_piled_up_at_100_mbp
     let path = PathSpec::new(BitRate::from_mbps(100), Duration::from_millis(25), 1.0);
     for (content, reads_mbps) in [(Content::ZeroPages, 60), (Content::ZeroPages, 600), (Content::Mixed, 80)] {
         let drain = drain(&path, content, reads_mbps);
+        println!("{content:?} read at {reads_mbps} Mbps over {}: {drain:?}", path.name);
         assert!(drain <= BAR, "{content:?} at {reads_mbps} Mbps: {drain:?}");
     }
 }
