@@ -114,6 +114,7 @@ fn sides(run: &Run) -> [Side; 2] {
             peer_public_key: keys[1 - side].public_key().0,
             peer_next_public_key: None,
             preshared_key: None,
+            tail_copies: true,
             peer_address: Some(addresses[1 - side]),
             path_mtu: PathMtu::Fixed(run.path_mtu),
             rate: Some(run.rate),

@@ -18,4 +18,5 @@ mod lab {
     mod failures;
     mod forwarding;
     mod manners;
+    mod path_mtu;
 }

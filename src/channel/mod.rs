@@ -17,6 +17,7 @@ mod sent;
 mod session;
 mod stats;
 mod streams;
+mod tail;
 mod wire;
 
 use std::collections::VecDeque;
@@ -32,6 +33,7 @@ use self::pmtu::MtuSearch;
 use self::route::{Move, Route};
 use self::session::Session;
 pub use self::stats::ChannelStats;
+use self::tail::TailCopies;
 use self::wire::{Datagram, InitiationDatagram};
 use crate::crypto::{PrivateKey, TAG_LEN};
 use crate::units::{BitRate, ByteCount, Instant};
@@ -58,6 +60,8 @@ pub struct ChannelConfig {
     pub peer_address: Option<SocketAddr>,
     /// Largest IP packet that carries a datagram.
     pub path_mtu: PathMtu,
+    /// Whether the end of a burst may be sent twice where the path is long and lossy.
+    pub tail_copies: bool,
     /// The operator's cap on what we send, wire bytes; `None`: the rate controller alone decides.
     pub rate: Option<BitRate>,
 }
@@ -360,7 +364,9 @@ impl Channel {
         }
         let mtu = MtuSearch::new(now, self.config.path_mtu, self.is_ipv6());
         let even = self.keyring.opens_even();
-        self.session = Some(Session::new(now, even, (mtu, self.wire_overhead()), self.config.rate, handshake_rtt));
+        let tail = TailCopies::new(now, self.config.tail_copies);
+        let path = (mtu, self.wire_overhead());
+        self.session = Some(Session::new(now, even, path, self.config.rate, handshake_rtt, tail));
         self.heard = now;
         self.silent = false;
         self.initiate_at = None;
@@ -382,7 +388,7 @@ impl Channel {
     }
 
     fn on_heard(&mut self, now: Instant) {
-        if now - self.heard >= DOUBT_AFTER && !self.keyring.rekey_at().is_some_and(|at| at <= now) {
+        if now - self.heard >= DOUBT_AFTER && self.keyring.rekey_at().is_none_or(|at| at > now) {
             self.initiate_at = None;
         }
         self.heard = now;

@@ -128,6 +128,11 @@ impl RecvStream {
         }
     }
 
+    /// Whether nothing was written of late, and there is no memory to give back.
+    pub(super) fn is_resting(&self) -> bool {
+        self.ring.is_resting()
+    }
+
     /// Gives memory back that has not been used for a while.
     pub(super) fn release_idle(&mut self) {
         self.ring.release_idle();

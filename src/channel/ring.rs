@@ -117,6 +117,11 @@ impl ByteRing {
         }
     }
 
+    /// Whether asking for memory again would change nothing, as long as nothing is written.
+    pub(super) fn is_resting(&self) -> bool {
+        !self.touched && self.storage.len() <= KEEP
+    }
+
     /// Bytes of memory it holds.
     pub(super) fn capacity(&self) -> usize {
         self.storage.len()

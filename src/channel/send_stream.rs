@@ -176,6 +176,11 @@ impl SendStream {
         true
     }
 
+    /// Whether nothing was written of late, and there is no memory to give back.
+    pub(super) fn is_resting(&self) -> bool {
+        self.ring.is_resting()
+    }
+
     /// Gives memory back that has not been used for a while.
     pub(super) fn release_idle(&mut self) {
         self.ring.release_idle();

@@ -7,6 +7,7 @@ use super::pmtu::{MtuCounters, MtuDatagram, MtuSearch};
 use super::received::{ACK_DELAY_MAX, Received};
 use super::sent::{SentFrame, SentFrames, SentPackets};
 use super::streams::Streams;
+use super::tail::TailCopies;
 use super::wire::{self, Cursor, Frame, Malformed};
 use crate::rate::{AckReport, Controller, ControllerConfig, DeliveryEstimator, Pacer, Phase, RateSample, RttEstimator};
 use crate::units::{BitRate, ByteCount, Instant};
@@ -71,6 +72,9 @@ pub(super) struct Session {
     payload_max: usize,
     mtu: MtuSearch,
     restricted: bool,
+    tail: TailCopies,
+    /// What waits to be sent is copies.
+    copying: bool,
     /// What was sent before this number went another way: it says nothing of this path's RTT.
     path_began: u64,
     probes: u32,
@@ -95,6 +99,7 @@ impl Session {
         (mtu, wire_overhead): (MtuSearch, u64),
         cap: Option<BitRate>,
         handshake_rtt: Option<Duration>,
+        tail: TailCopies,
     ) -> Self {
         let mut rtt = RttEstimator::default();
         if let Some(sample) = handshake_rtt {
@@ -117,6 +122,8 @@ impl Session {
             payload_max: mtu.current() - wire_overhead as usize,
             mtu,
             restricted: false,
+            tail,
+            copying: false,
             path_began: 0,
             probes: 0,
             probe_data_due: false,
@@ -218,7 +225,7 @@ impl Session {
 
     fn on_ack(&mut self, now: Instant, ack: &wire::AckFrame<'_>) -> Result<(), Malformed> {
         let (streams, delivery, counters) = (&mut self.streams, &mut self.delivery, &mut self.counters);
-        let mtu = &mut self.mtu;
+        let (mtu, tail) = (&mut self.mtu, &mut self.tail);
         let mut newest: Option<(u64, crate::rate::SendSnapshot)> = None;
         let mut low_acked = 0;
         let plausible = self.sent.on_ack(now, &self.rtt, ack.ranges(), |acked| {
@@ -232,6 +239,7 @@ impl Session {
                 mtu.on_probe_acked(now, probe);
             } else {
                 mtu.on_acked(now, acked.number, acked.bytes as usize);
+                tail.on_settled(false);
             }
             for frame in acked.frames {
                 if let SentFrame::Stream { stream, offset, len, fin } = frame {
@@ -260,12 +268,13 @@ impl Session {
 
     fn detect_losses(&mut self, now: Instant, sample: Option<RateSample>, rtt: Option<Duration>) {
         let (streams, counters, low_lost) = (&mut self.streams, &mut self.counters, &mut self.low_lost);
-        let mtu = &mut self.mtu;
+        let (mtu, tail) = (&mut self.mtu, &mut self.tail);
         self.sent.detect_losses(now, &self.rtt, |lost| {
             if let [SentFrame::MtuProbe(probe)] = lost.frames[..] {
                 return mtu.on_probe_lost(now, probe);
             }
             mtu.on_lost(lost.number, lost.bytes as usize);
+            tail.on_settled(true);
             counters.datagrams_lost += 1;
             *low_lost += u64::from(lost.low);
             for frame in lost.frames {
@@ -374,6 +383,7 @@ impl Session {
             self.sent.loss_deadline(&self.rtt),
             self.probe_at(),
             self.sent.last_eliciting().map(|at| at + KEEP_ALIVE),
+            self.tail_at(),
             self.mtu.poll_timeout(self.sent.oldest_in_flight_at(), self.rtt.srtt()).filter(|_| !self.restricted),
         ]
         .into_iter()
@@ -468,6 +478,7 @@ impl Session {
         if self.streams.has_credits() && self.credit_deadline.is_none() {
             self.credit_deadline = Some(now + ACK_DELAY_MAX);
         }
+        self.copy_tail(now);
         let datagram = self.payload_max as u64 + self.wire_overhead;
         let wants_data = self.streams.has_ready() && !self.restricted;
         let open = self.window_open();
@@ -492,7 +503,7 @@ impl Session {
         let mut frames = SentFrames::new();
         let mut eliciting = self.put_control(now, limit, &mut frames, out);
         if data {
-            eliciting |= self.put_streams(limit, &mut frames, out);
+            eliciting |= self.put_streams(now, limit, &mut frames, out);
         }
         if std::mem::take(&mut self.ping_due) && !eliciting {
             wire::put_ping(out);
@@ -519,6 +530,35 @@ impl Session {
         let low = data && self.controller.is_below_path_rate();
         self.sent.on_sent(snapshot, wire_bytes, low, eliciting, frames);
         Some(Payload { number })
+    }
+
+    /// When copies of the end of a burst are due.
+    fn tail_at(&self) -> Option<Instant> {
+        let idle = !self.streams.has_ready() && !self.restricted && self.window_open();
+        self.tail.poll_timeout(self.rtt.srtt()).filter(|_| idle)
+    }
+
+    /// Puts the end of a burst into line once more, when it is due and nothing else waits.
+    fn copy_tail(&mut self, now: Instant) {
+        if self.streams.has_ready() {
+            return;
+        }
+        self.copying = false;
+        if self.restricted || !self.window_open() {
+            return;
+        }
+        let streams = &mut self.streams;
+        self.tail.poll(now, self.rtt.srtt(), |frame| {
+            if let SentFrame::Stream { stream, offset, len, fin } = frame {
+                streams.on_stream_lost(stream, offset, len, fin);
+            }
+        });
+        self.copying = self.streams.has_ready();
+    }
+
+    /// Stream bytes sent once more before they were missed.
+    pub(super) fn copied(&self) -> u64 {
+        self.tail.copied()
     }
 
     fn put_control(&mut self, now: Instant, limit: usize, frames: &mut SentFrames, out: &mut Vec<u8>) -> bool {
@@ -551,7 +591,7 @@ impl Session {
         eliciting
     }
 
-    fn put_streams(&mut self, limit: usize, frames: &mut SentFrames, out: &mut Vec<u8>) -> bool {
+    fn put_streams(&mut self, now: Instant, limit: usize, frames: &mut SentFrames, out: &mut Vec<u8>) -> bool {
         let mut any = false;
         loop {
             // A frame that reaches the end of the datagram needs no length; whether it does is known after the cut.
@@ -569,12 +609,11 @@ impl Session {
             if segment.retransmission {
                 self.counters.bytes_retransmitted += segment.len as u64;
             }
-            frames.push(SentFrame::Stream {
-                stream,
-                offset: segment.offset,
-                len: segment.len as u32,
-                fin: segment.fin,
-            });
+            let frame = SentFrame::Stream { stream, offset: segment.offset, len: segment.len as u32, fin: segment.fin };
+            if !self.copying {
+                self.tail.on_sent(now, frame.clone(), segment.retransmission);
+            }
+            frames.push(frame);
             any = true;
             self.probe_data_due = false;
             if !with_length {

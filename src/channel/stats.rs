@@ -39,6 +39,8 @@ pub struct ChannelStats {
     pub datagrams_lost_spuriously: u64,
     /// Stream bytes sent a second time or more.
     pub bytes_retransmitted: ByteCount,
+    /// Of those, sent again before they were missed, because they were a burst's end on a long and lossy path.
+    pub bytes_copied: ByteCount,
     /// Datagrams dropped because they were malformed, forged, replayed or of another version.
     pub datagrams_refused: u64,
     /// Pacing credit lost because the appliance came too late for it, although there was something to send.
@@ -98,6 +100,7 @@ impl Channel {
             datagrams_lost: ended.datagrams_lost + live.datagrams_lost,
             datagrams_lost_spuriously: ended.datagrams_lost_spuriously + live.datagrams_lost_spuriously,
             bytes_retransmitted: ByteCount::new(ended.bytes_retransmitted + live.bytes_retransmitted),
+            bytes_copied: ByteCount::new(session.map_or(0, Session::copied)),
             datagrams_refused: counters.datagrams_refused,
             pacing_credit_unused: session.map_or(ByteCount::ZERO, Session::unused_credit),
             phase: controller.map(|controller| controller.phase()),

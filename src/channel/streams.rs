@@ -33,6 +33,8 @@ struct Stream {
     awaited: Option<u64>,
     /// A readable event waits to be polled.
     notified: bool,
+    /// Stands in the list of streams whose windows and memory are looked at.
+    restless: bool,
     /// Consumed offset when the window was last judged.
     judged: u64,
 }
@@ -50,6 +52,8 @@ pub(super) struct Streams {
     credits: VecDeque<StreamId>,
     resets: VecDeque<(StreamId, ResetCode)>,
     blocked: VecDeque<StreamId>,
+    /// Streams with something to judge once per RTT: thousands of others rest.
+    restless: Vec<StreamId>,
     events: VecDeque<Event>,
     backlog: u64,
     /// Written and not known to have arrived, all streams.
@@ -75,6 +79,7 @@ impl Streams {
             credits: VecDeque::new(),
             resets: VecDeque::new(),
             blocked: VecDeque::new(),
+            restless: Vec::new(),
             events: VecDeque::new(),
             backlog: 0,
             unacked: 0,
@@ -95,6 +100,7 @@ impl Streams {
             blocked: false,
             awaited: None,
             notified: false,
+            restless: false,
             judged: 0,
         }
     }
@@ -195,6 +201,7 @@ impl Streams {
         if newly_blocked {
             self.blocked.push_back(id);
         }
+        self.note_restless(id);
         self.enqueue_ready(id);
         taken
     }
@@ -229,6 +236,14 @@ impl Streams {
         {
             stream.ready = true;
             if stream.send.has_lost() { self.ready.push_front(id) } else { self.ready.push_back(id) }
+        }
+    }
+
+    fn note_restless(&mut self, id: StreamId) {
+        if let Some(stream) = self.table.get_mut(&id)
+            && !std::mem::replace(&mut stream.restless, true)
+        {
+            self.restless.push(id);
         }
     }
 
@@ -358,6 +373,7 @@ impl Streams {
             stream.notified = true;
             self.events.push_back(Event::Readable(id));
         }
+        self.note_restless(id);
         Ok(())
     }
 
@@ -442,19 +458,29 @@ impl Streams {
 
     /// Takes memory back from streams that have rested since the last call.
     pub(super) fn release_idle(&mut self) {
-        for stream in self.table.values_mut() {
-            stream.send.release_idle();
-            stream.recv.release_idle();
+        for id in &self.restless {
+            if let Some(stream) = self.table.get_mut(id) {
+                stream.send.release_idle();
+                stream.recv.release_idle();
+            }
         }
     }
 
-    /// Once per RTT: widens the windows of streams whose readers keep up.
+    /// Once per RTT: widens the windows of streams whose readers keep up. Streams at rest are not looked at again before
+    /// they move.
     pub(super) fn widen_windows(&mut self) {
-        for stream in self.table.values_mut() {
+        let table = &mut self.table;
+        self.restless.retain(|id| {
+            let Some(stream) = table.get_mut(id) else { return false };
             let consumed = stream.recv.consumed();
             stream.recv.widen(consumed - stream.judged);
+            // What waits to be consumed will be judged when it has been.
+            stream.restless = consumed != stream.judged
+                || stream.recv.readable() > 0
+                || !(stream.send.is_resting() && stream.recv.is_resting());
             stream.judged = consumed;
-        }
+            stream.restless
+        });
     }
 
     /// Bytes of memory all streams hold.
@@ -542,6 +568,29 @@ mod tests {
         streams.on_reset(StreamId(1), ResetCode(9));
         streams.on_stream(StreamId(1), 0, b"late", false).unwrap();
         assert_eq!(streams.poll_event(), None);
+    }
+
+    #[test]
+    fn streams_at_rest_are_not_looked_at_and_their_memory_is_given_back() {
+        let mut streams = Streams::new(true);
+        let ids: Vec<_> = (0..1000).map(|_| streams.open().unwrap()).collect();
+        streams.set_backlog_limits(1 << 20, 1 << 20);
+        streams.write(ids[7], &vec![0; 1 << 18]);
+        streams.on_stream(StreamId(1), 0, &vec![0; 40_000], false).unwrap();
+        assert_eq!(streams.restless, [ids[7], StreamId(1)]);
+        streams.release_idle();
+        streams.widen_windows();
+        streams.on_stream_acked(ids[7], 0, 1 << 18, false);
+        assert_eq!(streams.restless.len(), 2, "there is memory to give back");
+        let held = streams.memory();
+        streams.consume(StreamId(1), 40_000);
+        for _ in 0..4 {
+            streams.release_idle();
+            streams.widen_windows();
+        }
+        assert!(streams.restless.is_empty() && streams.memory() < held / 2, "{} of {held}", streams.memory());
+        streams.write(ids[7], b"x");
+        assert_eq!(streams.restless, [ids[7]]);
     }
 
     #[test]

@@ -148,6 +148,7 @@ impl Config {
             preshared_key: keys.preshared.map(|key| key.0),
             peer_address: channel.peer_address,
             path_mtu: channel.path_mtu,
+            tail_copies: true,
             rate: channel.rate,
         });
         let engine =

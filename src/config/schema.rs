@@ -104,6 +104,14 @@ pub(super) fn read(text: &[u8], directory: &Path, findings: &mut Findings) -> Op
     Reader { directory, findings }.settings(&Field::root(&root))
 }
 
+/// The section `channel.peer`.
+struct Peer {
+    address: Option<SocketAddr>,
+    public_key: PublicKey,
+    next_public_key: Option<PublicKey>,
+    preshared_key_file: Option<PathBuf>,
+}
+
 struct Reader<'a> {
     directory: &'a Path,
     findings: &'a mut Findings,
@@ -200,14 +208,14 @@ impl Reader<'_> {
             Some(field) => self.path_mtu(&field, wan_mtu, listen),
             None => Some(PathMtu::Discover { max: wan_mtu }),
         };
-        let (peer_address, (peer_public_key, peer_next_public_key), preshared_key_file) = peer?;
+        let peer = peer?;
         Some(ChannelSettings {
             private_key_file: private_key_file?,
             listen: listen?,
-            peer_address,
-            peer_public_key,
-            peer_next_public_key,
-            preshared_key_file,
+            peer_address: peer.address,
+            peer_public_key: peer.public_key,
+            peer_next_public_key: peer.next_public_key,
+            preshared_key_file: peer.preshared_key_file,
             rate: match rate {
                 Some(rate) => Some(rate?),
                 None => None,
@@ -216,12 +224,7 @@ impl Reader<'_> {
         })
     }
 
-    fn peer(
-        &mut self,
-        peer: &Section<'_>,
-        listen: Option<SocketAddr>,
-        places: &mut KeyPlaces,
-    ) -> Option<(Option<SocketAddr>, (PublicKey, Option<PublicKey>), Option<PathBuf>)> {
+    fn peer(&mut self, peer: &Section<'_>, listen: Option<SocketAddr>, places: &mut KeyPlaces) -> Option<Peer> {
         let address = peer.optional("address").map(|field| self.peer_address(&field, listen));
         let public_key = peer.required("public_key", self.findings).and_then(|field| {
             places.peer_public_key = field.place.clone();
@@ -248,11 +251,11 @@ impl Reader<'_> {
             Some(path) => Some(path?),
             None => None,
         };
-        let next = match next {
+        let next_public_key = match next {
             Some(key) => Some(key?),
             None => None,
         };
-        Some((address, (public_key?, next), preshared_key_file))
+        Some(Peer { address, public_key: public_key?, next_public_key, preshared_key_file })
     }
 
     fn public_key(&mut self, field: &Field<'_>) -> Option<PublicKey> {

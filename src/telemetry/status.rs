@@ -84,6 +84,9 @@ pub struct ChannelStatus {
     /// Times the path stopped carrying what it had carried.
     #[serde(default)]
     pub path_mtu_black_holes: u64,
+    /// Of `bytes_retransmitted`, sent before they were missed: a burst's end on a long and lossy path.
+    #[serde(default)]
+    pub bytes_copied: u64,
     /// Times the peer has moved to another IP address.
     #[serde(default)]
     pub peer_moves: u64,
@@ -138,6 +141,7 @@ impl From<&ChannelStats> for ChannelStatus {
             path_mtu: stats.path_mtu as u64,
             path_mtu_probes: stats.path_mtu_probes,
             path_mtu_black_holes: stats.path_mtu_black_holes,
+            bytes_copied: stats.bytes_copied.as_u64(),
             peer_moves: stats.peer_moves,
             initiations: stats.initiations,
             cookies_sent: stats.cookies_sent,
@@ -277,6 +281,7 @@ pub(super) mod tests {
                 path_mtu: 1500,
                 path_mtu_probes: 2,
                 path_mtu_black_holes: 1,
+                bytes_copied: 0,
                 peer_moves: 1,
                 initiations: 5,
                 cookies_sent: 0,

@@ -93,6 +93,7 @@ impl World {
                 peer_public_key: keys[1 - side].public_key().0,
                 peer_next_public_key: None,
                 preshared_key: None,
+                tail_copies: true,
                 peer_address: Some(address(1 - side)),
                 path_mtu: PathMtu::Fixed(1500),
                 rate: None,

@@ -48,6 +48,8 @@ pub struct ChannelRun {
     pub settle: Duration,
     /// The operator's `rate`.
     pub operator_rate: Option<BitRate>,
+    /// Whether the end of a burst may be sent twice.
+    pub tail_copies: bool,
     /// How long both ends' datagrams may be.
     pub path_mtu: PathMtu,
     /// At these times the largest IP packet that the path carries (both directions) becomes another.
@@ -77,6 +79,7 @@ impl ChannelRun {
             duration: Duration::from_secs(10),
             settle: Duration::from_secs(5),
             operator_rate: None,
+            tail_copies: true,
             path_mtu: PathMtu::Fixed(1500),
             mtu_changes: Vec::new(),
             rate_changes: Vec::new(),
@@ -262,6 +265,7 @@ impl<'a> Rig<'a> {
         let side = |end: End| {
             let mut config = end.channel_config(run.path_mtu);
             config.rate = run.operator_rate;
+            config.tail_copies = run.tail_copies;
             let mut line = lines[end.index()].clone();
             for (from, until) in &run.outages {
                 line.add_outage(Outage { from: Instant::ZERO + *from, until: Instant::ZERO + *until });

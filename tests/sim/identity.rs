@@ -61,6 +61,7 @@ impl End {
             peer_public_key: self.other().public_key(),
             peer_next_public_key: None,
             preshared_key: None,
+            tail_copies: true,
             peer_address: Some(self.other().address()),
             path_mtu,
             rate: None,

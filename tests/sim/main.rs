@@ -25,4 +25,5 @@ mod random;
 mod scenarios;
 mod script;
 mod settings;
+mod tail;
 mod wire;

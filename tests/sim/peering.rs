@@ -19,6 +19,8 @@ use crate::pattern::{Content, Pattern};
 /// Width of the bins in which delivered bytes are counted.
 const BIN: Duration = Duration::from_millis(10);
 const CHUNK: usize = 64 * 1024;
+/// Bytes of a question, and of its answer.
+pub const EXCHANGE: usize = 100;
 /// Steps without time passing that mean a busy loop.
 const STEPS_AT_ONE_MOMENT_MAX: u32 = 100_000;
 
@@ -50,6 +52,12 @@ pub struct Peering {
     chunk: Vec<u8>,
     /// Whether A writes.
     pub writes: bool,
+    /// A asks [`EXCHANGE`] bytes of B, again this long after each answer.
+    pub asks_every: Option<Duration>,
+    asked: Option<(StreamId, Option<Instant>, usize)>,
+    asks_at: Instant,
+    /// How long B's answers took.
+    pub answers: Vec<Duration>,
     /// The last datagram each end sent, as it was on the line.
     pub last_sent: [Vec<u8>; 2],
 }
@@ -80,6 +88,10 @@ impl Peering {
             bins: Vec::new(),
             chunk: vec![0; CHUNK],
             writes: true,
+            asks_every: None,
+            asked: None,
+            asks_at: Instant::ZERO,
+            answers: Vec::new(),
             last_sent: [Vec::new(), Vec::new()],
         }
     }
@@ -123,7 +135,8 @@ impl Peering {
         let mut steps = 0;
         loop {
             let deadlines = self.channels.iter().filter_map(Channel::poll_timeout);
-            let Some(next) = deadlines.chain(self.agenda.next_at()).min() else { break };
+            let asks = self.asks_every.filter(|_| self.is_asking_due()).map(|_| self.asks_at);
+            let Some(next) = deadlines.chain(self.agenda.next_at()).chain(asks).min() else { break };
             let next = next.max(self.now);
             if next > until {
                 break;
@@ -173,6 +186,9 @@ impl Peering {
         if end == End::A && self.writes {
             self.write();
         }
+        if end == End::A {
+            self.ask();
+        }
         self.transmit(end);
     }
 
@@ -214,7 +230,48 @@ impl Peering {
         }
     }
 
+    fn is_asking_due(&self) -> bool {
+        self.asked.is_none_or(|(_, since, _)| since.is_none()) && self.channels[End::A.index()].is_up()
+    }
+
+    /// A's question, on a stream of its own.
+    fn ask(&mut self) {
+        if self.asks_every.is_none() || self.asks_at > self.now || !self.is_asking_due() {
+            return;
+        }
+        let channel = &mut self.channels[End::A.index()];
+        let Some(id) = self.asked.map(|(id, ..)| id).or_else(|| channel.open()) else { return };
+        assert_eq!(channel.write(id, &[7; EXCHANGE]), EXCHANGE);
+        self.asked = Some((id, Some(self.now), 0));
+    }
+
+    /// B's side of it: every question is answered with as many bytes; and A's: the answer is here.
+    fn exchange(&mut self, end: End, id: StreamId) -> bool {
+        let Some((asked, since, got)) = &mut self.asked else { return false };
+        if *asked != id {
+            return false;
+        }
+        let channel = &mut self.channels[end.index()];
+        let len = channel.peek(id, &mut self.chunk);
+        channel.consume(id, len);
+        if end == End::B {
+            assert_eq!(channel.write(id, &self.chunk[..len]), len);
+            return true;
+        }
+        *got += len;
+        if *got == EXCHANGE
+            && let Some(since) = since.take()
+        {
+            self.answers.push(self.now - since);
+            self.asks_at = self.now + self.asks_every.unwrap_or_default();
+        }
+        true
+    }
+
     fn read(&mut self, end: End, id: StreamId) {
+        if self.exchange(end, id) {
+            return;
+        }
         let channel = &mut self.channels[end.index()];
         let Some(consumed) = self.reading.get_mut(&id) else { return };
         loop {

@@ -195,6 +195,27 @@ fn a_peer_that_waits_is_reached_with_either_key() {
     assert!(peering.goodput(2 * SECOND, 3 * SECOND) > RATE.percent(70));
 }
 
+// --- company ---
+
+#[test]
+fn small_exchanges_stay_quick_beside_a_bulk_transfer() {
+    for loss in [0.0, 0.1] {
+        let rtt = 20 * MS;
+        let path = PathSpec::new(BitRate::from_mbps(100), rtt, 1.0).loss(loss, 1.0);
+        let mut peering = Peering::new(&path, |_, _| {});
+        peering.run(2 * SECOND);
+        peering.asks_every = Some(10 * MS);
+        peering.run(6 * SECOND);
+        let bulk = peering.goodput(3 * SECOND, 8 * SECOND);
+        assert!(bulk > BitRate::from_mbps(88), "{bulk} beside the exchanges at {loss} %");
+        let mut answers = peering.answers.clone();
+        answers.sort();
+        let (median, late) = (answers[answers.len() / 2], answers[answers.len() * 95 / 100]);
+        assert!(answers.len() > 100, "{} exchanges", answers.len());
+        assert!(median <= rtt + 6 * MS && late <= rtt + 12 * MS, "median {median:?}, 95 % {late:?} at {loss} %");
+    }
+}
+
 // --- strangers ---
 
 #[test]
@@ -221,9 +242,9 @@ fn a_flood_of_initiations_keeps_nobody_out_and_is_not_amplified() {
     }
     answered += peering.stray.values().sum::<u64>();
     assert!(answered > 0 && answered < sent / 4, "{answered} bytes for {sent}");
-    let restarted =
+    let mut restarted =
         peering.lifecycle.iter().filter(|(at, end, event)| *end == End::A && *event == Event::Up && *at > 1500 * MS);
-    let (at, ..) = restarted.last().expect("connected in the flood");
+    let (at, ..) = restarted.next_back().expect("connected in the flood");
     assert!(*at < 1500 * MS + 4 * RTT + 100 * MS, "connected at {at:?}");
     assert_eq!(peering.channel(End::B).state(), ChannelState::Up);
     let stats = peering.channel(End::B).stats();
