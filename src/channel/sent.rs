@@ -179,7 +179,8 @@ impl SentPackets {
                         *in_flight -= u64::from(packet.bytes);
                     }
                     if before.is_some_and(|before| number < before) {
-                        let late = (now - packet.snapshot.sent).saturating_sub(rtt.srtt().max(rtt.latest()));
+                        // Against the smoothed RTT: the latest may be that of the latecomer itself.
+                        let late = (now - packet.snapshot.sent).saturating_sub(rtt.srtt());
                         furthest_late = furthest_late.max(Some(late));
                     }
                     if largest.is_none_or(|largest| number > largest) {
@@ -324,7 +325,7 @@ mod tests {
         let mut sent = SentPackets::new(Instant::ZERO);
         let mut delivery = DeliveryEstimator::new(Instant::ZERO);
         for number in 0..count {
-            let snapshot = delivery.on_sent(ms(number), ByteCount::ZERO);
+            let snapshot = delivery.on_sent(ms(number), ByteCount::ZERO, 1000);
             let frame = SentFrame::Stream { stream: StreamId(0), offset: number, len: 1, fin: false };
             sent.on_sent(snapshot, 1000, false, true, SentFrames::from_iter([frame]));
         }

@@ -269,6 +269,7 @@ impl Session {
     fn detect_losses(&mut self, now: Instant, sample: Option<RateSample>, rtt: Option<Duration>) {
         let (streams, counters, low_lost) = (&mut self.streams, &mut self.counters, &mut self.low_lost);
         let (mtu, tail) = (&mut self.mtu, &mut self.tail);
+        let mut lost_bytes = 0;
         self.sent.detect_losses(now, &self.rtt, |lost| {
             if let [SentFrame::MtuProbe(probe)] = lost.frames[..] {
                 return mtu.on_probe_lost(now, probe);
@@ -277,6 +278,7 @@ impl Session {
             tail.on_settled(true);
             counters.datagrams_lost += 1;
             *low_lost += u64::from(lost.low);
+            lost_bytes += lost.bytes;
             for frame in lost.frames {
                 match frame {
                     SentFrame::Stream { stream, offset, len, fin } => streams.on_stream_lost(stream, offset, len, fin),
@@ -294,9 +296,9 @@ impl Session {
             sample,
             rtt,
             min_rtt,
-            rttvar: self.rtt.rttvar(),
             in_flight: ByteCount::new(self.sent.in_flight()),
             delivered: self.delivery.delivered(),
+            lost: lost_bytes,
             low_acked: std::mem::take(&mut self.low_acked),
             low_lost: std::mem::take(&mut self.low_lost),
         });
@@ -466,7 +468,7 @@ impl Session {
         if !self.streams.has_ready() {
             self.delivery.on_app_limited(ByteCount::new(self.sent.in_flight() + wire_bytes));
         }
-        let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()));
+        let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()), wire_bytes);
         let number = self.sent.next_number();
         self.sent.on_sent(snapshot, wire_bytes, false, true, frames);
         Some(Payload { number })
@@ -525,7 +527,9 @@ impl Session {
             // path can carry.
             self.delivery.on_app_limited(ByteCount::new(self.sent.in_flight() + wire_bytes));
         }
-        let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()));
+        // What is not acknowledged is no part of what the path was offered.
+        let offered = if eliciting { wire_bytes } else { 0 };
+        let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()), offered);
         let number = self.sent.next_number();
         let low = data && self.controller.is_below_path_rate();
         self.sent.on_sent(snapshot, wire_bytes, low, eliciting, frames);

@@ -1,25 +1,10 @@
-//! The rate controller: how fast to send, from a model of the path.
-//!
-//! The model is BBR's (draft-ietf-ccwg-bbr): the largest delivery rate of recent rounds and the smallest RTT of the
-//! last seconds; pace at the first, bound what is in flight by their product. It differs where measurements of BBR on
-//! long links showed a cost:
-//!
-//! - *Queue*: cruising is corrected by the queue the path shows (the smallest RTT of a whole round above the minimum:
-//!   jitter raises single samples, a standing queue raises all of them), as in Copa (NSDI 2018, section 2). BBR's
-//!   cruise keeps whatever queue an overestimated rate has built. A queue that does not yield to our correction is
-//!   somebody else's: then the correction rests, or a loss-based neighbour would starve us.
-//! - *Loss*: random loss is not congestion. Loss is measured on what was sent while we were below the path's rate (the
-//!   `Down` phase). That share is the path's own, and the pace is raised by it, because a link that loses 5 % delivers
-//!   its full rate only when offered 1 / 0.95 of it. Loss that appears only above the path's rate (a policer, a
-//!   shallow buffer) raises nothing.
-//! - *Probing* is short (+20 % for one round, then -10 %) and frequent (every 4-6 rounds), and turns into acceleration
-//!   at once when the path answers with more; a queue under a falling delivery rate cuts the estimate at once instead
-//!   of after BBR's filter window.
+//! The rate controller: how fast to send, from a model of the path. The law and its sources: [`crate::rate`].
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::delivery::RateSample;
+use super::queue::{NOISY_ROUNDS, QueueEstimator, ROUND_MIN};
+use super::rounds::{Rounds, Span};
 use crate::units::{BitRate, ByteCount, Instant};
 
 /// Pacing gain while accelerating from nothing: 4 ln 2, the smallest that doubles the rate every round (BBR draft
@@ -30,21 +15,33 @@ const FOLLOW_GAIN: u64 = 160;
 /// Drains what acceleration has queued.
 const DRAIN_GAIN: u64 = 50;
 const UP_GAIN: u64 = 120;
+/// The same of a sender that is too late for a part of its pace: what counts is what leaves.
+const UP_GAIN_MAX: u64 = 160;
 const DOWN_GAIN: u64 = 90;
+/// Where the RTT varies by itself, a probe is longer and lower: its answer is an average.
+const NOISY_UP_GAIN: u64 = 115;
+const NOISY_UP_ROUNDS: u32 = 3;
+const NOISY_DOWN_GAIN: u64 = 85;
+/// Cruising there tends upwards: a queue, once it stands, shows the path's rate exactly, where its absence shows nothing.
+const NOISY_CRUISE_GAIN: u64 = 102;
 /// Lowest gain of the queue correction.
 const CORRECTION_FLOOR: u64 = 80;
 /// Growth per round, in percent, that keeps acceleration going.
 const GROWTH: u64 = 125;
-/// Growth over the estimate, in percent, that shows a probe has found more rate.
-const FOUND_MORE: u64 = 106;
-/// Rounds without growth that end acceleration even when no queue shows.
+/// The path is the limit where it delivers less than this share, in percent, of what it is offered in plenty.
+const BEHIND: u64 = 85;
+/// Excess over the estimate, in percent, that has to be offered before the answer to a probe counts.
+const PROBED: u64 = 108;
+/// Rounds without growth that end acceleration even when the path does not fall behind.
 const FLAT_ROUNDS: u32 = 3;
-/// Rounds the rate filter looks back: two probing cycles.
-const RATE_FILTER_ROUNDS: u64 = 12;
+/// Rounds without growth that end it in any case, as when the window or the far end is the limit.
+const FLAT_ROUNDS_MAX: u32 = 8;
 /// Rounds over which the mean rate is taken.
 const MEAN_ROUNDS: usize = 4;
 /// Rounds of correction without effect after which the queue counts as somebody else's.
 const FOREIGN_QUEUE_ROUNDS: u32 = 8;
+/// The estimate falls by no more than this, in percent of itself, at a time, unless the path has fallen far behind.
+const FALL: u64 = 90;
 /// Window in datagrams before anything is known.
 const INITIAL_WINDOW: u64 = 128;
 /// Over a short path the initial window per RTT would claim more than any link has.
@@ -54,7 +51,9 @@ const WINDOW_MIN: u64 = 16;
 /// Window as a share of the BDP in percent; what is above 100 absorbs ack aggregation and jitter.
 const WINDOW_GAIN: u64 = 200;
 /// Window gain while accelerating and no queue shows yet.
-const START_WINDOW_GAIN: u64 = 300;
+const START_WINDOW_GAIN: u64 = 240;
+/// Time that offload batches and held acks keep datagrams accounted for.
+const WINDOW_SLACK: Duration = Duration::from_millis(2);
 /// A cycle of probing is not shorter than this, however short the RTT.
 const CYCLE_MIN: Duration = Duration::from_millis(20);
 /// Loss beyond this share is never taken for the path's own.
@@ -64,13 +63,12 @@ const OWN_LOSS_MAX_PERMILLE: u64 = 300;
 const DOWN_COMPENSATION_MAX_PERMILLE: u64 = 60;
 /// The loss measurement forgets half of itself each time it has seen this many datagrams.
 const LOSS_WINDOW: u64 = 8_192;
-/// A round lasts at least this long. Below it the RTT is that of schedulers and interrupts rather than of the path, and
-/// what arrives within it comes in lumps.
-const ROUND_MIN: Duration = Duration::from_millis(4);
-/// The rate filter looks back for at least this long: many short rounds fit into one pause of a busy machine.
-const RATE_FILTER_MIN: Duration = Duration::from_millis(150);
-/// Queueing delay always tolerated: timers, interrupts and offloads of real machines.
-const QUEUE_FLOOR: Duration = Duration::from_millis(1);
+/// Datagrams that have to be seen before the own loss is known.
+const LOSS_KNOWN: u64 = 256;
+/// Loss above the path's own by this much, and by a quarter of the own, is a queue that overflows or a policer.
+const EXCESS_LOSS_PERMILLE: u64 = 15;
+/// Lost datagrams that make a share of loss believable.
+const EXCESS_LOSS_MIN: u64 = 24;
 /// When the minimum RTT has not been seen again for this long, the flow drains its queue once to measure it.
 const MIN_RTT_EXPIRY: Duration = Duration::from_secs(10);
 
@@ -94,12 +92,12 @@ pub struct AckReport {
     pub rtt: Option<Duration>,
     /// Smallest RTT of the window.
     pub min_rtt: Duration,
-    /// Mean deviation of the RTT.
-    pub rttvar: Duration,
     /// Bytes in flight after the ack.
     pub in_flight: ByteCount,
     /// Bytes delivered over the session.
     pub delivered: u64,
+    /// Bytes found lost.
+    pub lost: u64,
     /// Datagrams acknowledged that were sent below the path's rate ([`Controller::is_below_path_rate`]).
     pub low_acked: u64,
     /// Datagrams lost that were sent below the path's rate.
@@ -121,14 +119,6 @@ pub enum Phase {
     Cruise,
 }
 
-/// A delivery rate and when it was seen.
-#[derive(Clone, Copy, Debug)]
-struct RoundRate {
-    round: u64,
-    at: Instant,
-    rate: BitRate,
-}
-
 /// The rate controller of one session.
 #[derive(Clone, Debug)]
 pub struct Controller {
@@ -137,34 +127,23 @@ pub struct Controller {
     phase_since: Instant,
     phase_rounds: u32,
     gain: u64,
-    /// Descending maxima of the delivery rate. Never empty.
-    rates: VecDeque<RoundRate>,
+    /// The path's rate as estimated.
+    rate: BitRate,
     /// There has been a sample.
     is_measured: bool,
-    /// Delivered bytes and moments at the ends of the last rounds, newest last.
-    recent: VecDeque<(Instant, u64)>,
+    rounds: Rounds,
     round: u64,
-    round_ends_at: u64,
-    /// When the current round began, and what had been delivered by then.
-    round_began: (Instant, u64),
-    round_app_limited: bool,
-    /// Samples of the current round: their sum in bits per second, and how many.
-    round_rates: (u128, u32),
-    round_min_rtt: Option<Duration>,
-    /// Queueing delay of the last whole round.
-    queue: Duration,
-    min_rtt: Duration,
-    min_rtt_seen: Instant,
-    rttvar: Duration,
-    /// Mean of the smallest RTT of cruising rounds, and how far single rounds are from it: delay that varies by itself,
-    /// where a standing queue would be steady.
-    usual_rtt: Option<Duration>,
-    wander: Duration,
+    queue: QueueEstimator,
+    /// Rounds in a row that showed more queue than there should be.
+    standing_rounds: u32,
+    foreign_queue: bool,
     flat_base: BitRate,
     flat_rounds: u32,
-    before_probe: BitRate,
-    corrected_rounds: u32,
-    foreign_queue: bool,
+    /// A probe has been sent whose answer is not in.
+    probed: bool,
+    /// Recent smallest RTT when it began, and how many in a row were answered with more.
+    before_probe: Duration,
+    answered: u64,
     low_acked: u64,
     low_lost: u64,
     cruise_rounds: u32,
@@ -173,37 +152,29 @@ pub struct Controller {
 impl Controller {
     /// A controller that knows nothing but the first RTT.
     pub fn new(config: ControllerConfig, now: Instant, rtt: Duration) -> Self {
-        let min_rtt = rtt.max(Duration::from_micros(50));
+        let queue = QueueEstimator::new(now, rtt);
         // What the initial window comes to is taken for the rate until acks say otherwise: a few small samples of a
         // sender with little to say must not bring it down.
-        let initial = BitRate::from_transfer(ByteCount::new(INITIAL_WINDOW * config.datagram.as_u64()), min_rtt)
-            .min(INITIAL_RATE_MAX);
+        let initial =
+            BitRate::from_transfer(ByteCount::new(INITIAL_WINDOW * config.datagram.as_u64()), queue.min_rtt());
         Controller {
             config,
             phase: Phase::Accelerate,
             phase_since: now,
             phase_rounds: 0,
             gain: START_GAIN,
-            rates: VecDeque::from([RoundRate { round: 0, at: now, rate: initial }]),
+            rate: initial.min(INITIAL_RATE_MAX),
             is_measured: false,
-            recent: VecDeque::new(),
+            rounds: Rounds::new(now),
             round: 0,
-            round_ends_at: 0,
-            round_began: (now, 0),
-            round_app_limited: false,
-            round_rates: (0, 0),
-            round_min_rtt: None,
-            queue: Duration::ZERO,
-            min_rtt,
-            min_rtt_seen: now,
-            rttvar: Duration::ZERO,
-            wander: Duration::ZERO,
-            usual_rtt: None,
+            queue,
+            standing_rounds: 0,
+            foreign_queue: false,
             flat_base: BitRate::ZERO,
             flat_rounds: 0,
-            before_probe: BitRate::ZERO,
-            corrected_rounds: 0,
-            foreign_queue: false,
+            probed: false,
+            before_probe: Duration::ZERO,
+            answered: 0,
             low_acked: 0,
             low_lost: 0,
             cruise_rounds: 3,
@@ -217,13 +188,13 @@ impl Controller {
 
     /// The path's delivery rate as estimated; before the first sample, the initial window per RTT.
     pub fn delivery_rate(&self) -> BitRate {
-        self.rates.front().map_or(BitRate::ZERO, |best| best.rate)
+        self.rate
     }
 
     /// Share of datagrams that the path loses by itself, in permille.
     pub fn own_loss_permille(&self) -> u64 {
         let seen = self.low_acked + self.low_lost;
-        if seen < 256 {
+        if seen < LOSS_KNOWN {
             return 0;
         }
         (self.low_lost * 1000 / seen).min(OWN_LOSS_MAX_PERMILLE)
@@ -231,31 +202,19 @@ impl Controller {
 
     /// The rate to pace at, wire bytes.
     pub fn pacing_rate(&self) -> BitRate {
-        let base = self.cruising_rate();
+        // What is sent in `Down` shows the path's own loss, so it has to be below the path's rate for certain.
+        let mean = (self.phase == Phase::Down).then(|| self.rounds.last(MEAN_ROUNDS)).flatten();
+        let base = mean.map_or(self.rate, |mean| self.rate.min(mean.delivered).max(self.rate.percent(FALL)));
         let offered = BitRate::from_bps(
             u64::try_from(u128::from(base.as_bps()) * 1000 / u128::from(1000 - self.compensated_permille()))
                 .unwrap_or(u64::MAX),
         );
-        let floor = BitRate::from_transfer(ByteCount::new(2 * self.config.datagram.as_u64()), self.min_rtt)
+        let floor = BitRate::from_transfer(ByteCount::new(2 * self.config.datagram.as_u64()), self.queue.min_rtt())
             .min(BitRate::from_kbps(256));
         let rate = offered.percent(self.effective_gain()).max(floor);
         match self.config.cap {
             Some(cap) => rate.min(cap),
             None => rate,
-        }
-    }
-
-    /// What the estimate comes to while cruising. A maximum over samples is too high by their noise (jitter moves the
-    /// ends of a sample's interval); while a queue stands, the mean over whole rounds is what the path delivers.
-    fn cruising_rate(&self) -> BitRate {
-        let estimate = self.delivery_rate();
-        let queued = self.queue > self.queue_target() && !self.foreign_queue;
-        match (self.mean_rate(), self.phase) {
-            // Never far below: what we send bounds what we see delivered.
-            (Some(mean), Phase::Cruise) if queued => estimate.min(mean).max(estimate.percent(90)),
-            // What is sent now shows the path's own loss, so it has to be below the path's rate for certain.
-            (Some(mean), Phase::Down) => estimate.min(mean),
-            _ => estimate,
         }
     }
 
@@ -265,27 +224,15 @@ impl Controller {
         if self.phase == Phase::Down { own.min(DOWN_COMPENSATION_MAX_PERMILLE) } else { own }
     }
 
-    /// Delivery rate over the last few whole rounds.
-    fn mean_rate(&self) -> Option<BitRate> {
-        let ((start, before), (end, after)) = (self.recent.front()?, self.recent.back()?);
-        (self.recent.len() > MEAN_ROUNDS).then(|| BitRate::from_transfer(ByteCount::new(after - before), *end - *start))
-    }
-
     fn effective_gain(&self) -> u64 {
-        if self.phase != Phase::Cruise || self.foreign_queue {
+        if self.phase != Phase::Cruise || self.foreign_queue || !self.queue.is_standing() {
             return self.gain;
         }
-        let target = self.queue_target();
-        if self.queue <= target {
-            return self.gain;
-        }
-        // Give the excess back over about two rounds.
-        let excess = (self.queue - target).as_nanos() * 100 / (2 * self.min_rtt.max(QUEUE_FLOOR)).as_nanos();
-        (self.gain - u64::try_from(excess).unwrap_or(100).min(self.gain - CORRECTION_FLOOR)).max(CORRECTION_FLOOR)
-    }
-
-    fn queue_target(&self) -> Duration {
-        (self.min_rtt / 16).max(QUEUE_FLOOR).max(self.wander * 5 / 2)
+        // Give the excess back over about twice the time that it takes to see it.
+        let excess = self.queue.queue() - self.queue.target();
+        let rounds = if self.queue.is_noisy() { 2 * NOISY_ROUNDS as u32 } else { 2 };
+        let percent = excess.as_nanos() * 100 / (rounds * self.queue.min_rtt().max(ROUND_MIN)).as_nanos();
+        (self.gain - u64::try_from(percent).unwrap_or(100).min(self.gain - CORRECTION_FLOOR)).max(CORRECTION_FLOOR)
     }
 
     /// Most bytes that may be in flight.
@@ -294,17 +241,16 @@ impl Controller {
         if !self.is_measured {
             return ByteCount::new(INITIAL_WINDOW * datagram);
         }
-        let searching = self.phase == Phase::Accelerate && self.queue <= (self.min_rtt / 8).max(QUEUE_FLOOR);
-        let gain = if searching { START_WINDOW_GAIN } else { WINDOW_GAIN };
-        let bdp = self.bdp().as_u64();
-        // Jitter, held acks and offload batches keep datagrams accounted for longer than the minimum RTT.
-        let slack = self.pacing_rate().bytes_in(self.rttvar * 2 + Duration::from_millis(2)).as_u64();
-        ByteCount::new((bdp * gain / 100 + slack).max(WINDOW_MIN * datagram))
+        let calm = self.queue.queue() <= (self.queue.min_rtt() / 8).max(Duration::from_millis(1));
+        let wide = (self.phase == Phase::Accelerate && calm) || self.queue.is_noisy();
+        let gain = if wide { START_WINDOW_GAIN } else { WINDOW_GAIN };
+        let slack = self.pacing_rate().bytes_in(WINDOW_SLACK).as_u64();
+        ByteCount::new((self.bdp().as_u64() * gain / 100 + slack).max(WINDOW_MIN * datagram))
     }
 
     /// Bytes in flight that just fill the path.
     pub fn bdp(&self) -> ByteCount {
-        self.delivery_rate().bytes_in(self.min_rtt.max(QUEUE_FLOOR))
+        self.rate.bytes_in(self.queue.base_rtt())
     }
 
     /// Whether what is sent now stays below the path's rate, so that its losses are the path's own.
@@ -319,21 +265,14 @@ impl Controller {
 
     /// Queueing delay of the last whole round.
     pub fn queue(&self) -> Duration {
-        self.queue
+        self.queue.queue()
     }
 
     /// Takes an ack.
     pub fn on_ack(&mut self, report: &AckReport) {
         let now = report.now;
-        self.rttvar = report.rttvar;
-        if report.min_rtt < self.min_rtt + self.min_rtt / 50 {
-            self.min_rtt_seen = if report.rtt.is_some_and(|rtt| rtt <= self.min_rtt + self.queue_target() / 2) {
-                now
-            } else {
-                self.min_rtt_seen
-            };
-        }
-        self.min_rtt = report.min_rtt.max(Duration::from_micros(50));
+        self.queue.on_rtt(now, report.rtt, report.min_rtt);
+        self.rounds.on_lost(report.lost);
         self.low_acked += report.low_acked;
         self.low_lost += report.low_lost;
         if self.low_acked + self.low_lost > LOSS_WINDOW {
@@ -341,25 +280,19 @@ impl Controller {
             self.low_lost /= 2;
         }
         if let Some(rtt) = report.rtt {
-            self.round_min_rtt = Some(self.round_min_rtt.map_or(rtt, |min| min.min(rtt)));
+            self.rounds.on_rtt(rtt);
         }
         let mut ended = false;
         if let Some(sample) = report.sample {
-            // An app-limited sample counts only where it shows more than is known.
-            self.round_app_limited |= sample.app_limited;
-            if !sample.app_limited || sample.rate > self.delivery_rate() {
-                self.on_sample(now, sample.rate);
+            self.is_measured = true;
+            // While accelerating the newest sample is the best. An app-limited one counts only where it shows more.
+            if self.phase == Phase::Accelerate && !self.is_short() {
+                self.rate = self.rate.max(sample.rate);
             }
-            if sample.prior_delivered >= self.round_ends_at && now - self.round_began.0 >= ROUND_MIN {
-                self.round_ends_at = report.delivered;
-                ended = true;
-            }
+            ended = self.rounds.on_sample(now, &sample, report.delivered, ROUND_MIN);
         }
-        if self.phase == Phase::Drain && report.in_flight <= self.bdp() {
-            self.enter_cruise(now);
-        }
-        if self.phase == Phase::Down && report.in_flight <= self.bdp().max(ByteCount::new(1)) && self.phase_rounds >= 1
-        {
+        let fits = report.in_flight <= self.bdp();
+        if fits && (self.phase == Phase::Drain || (self.phase == Phase::Down && self.phase_rounds >= 1)) {
             self.enter_cruise(now);
         }
         if ended {
@@ -367,92 +300,62 @@ impl Controller {
         }
     }
 
-    fn on_sample(&mut self, now: Instant, rate: BitRate) {
-        self.round_rates.0 += u128::from(rate.as_bps());
-        self.round_rates.1 += 1;
-        self.is_measured = true;
-        // While accelerating the newest sample is the best; otherwise the mean of a round, which jitter moves less.
-        if self.phase == Phase::Accelerate && !self.is_short() {
-            self.on_rate(now, rate);
-        }
-    }
-
     /// The path is shorter than a round may be: samples over one RTT are mostly noise.
     fn is_short(&self) -> bool {
-        self.min_rtt < ROUND_MIN
+        self.queue.min_rtt() < ROUND_MIN
     }
 
-    fn on_rate(&mut self, now: Instant, rate: BitRate) {
-        while self.rates.back().is_some_and(|known| known.rate <= rate) {
-            self.rates.pop_back();
-        }
-        self.rates.push_back(RoundRate { round: self.round, at: now, rate });
+    /// What was offered, less what the path loses by itself.
+    fn offered(&self, span: &Span) -> BitRate {
+        let kept = u128::from(1000 - self.own_loss_permille());
+        BitRate::from_bps(u64::try_from(u128::from(span.offered.as_bps()) * kept / 1000).unwrap_or(u64::MAX))
     }
 
     fn on_round(&mut self, now: Instant, report: &AckReport) {
         self.round += 1;
         self.phase_rounds += 1;
-        let app_limited = std::mem::take(&mut self.round_app_limited);
-        // Rounds of a sender with little to say teach nothing, so they are no reason to forget either: a session that
-        // idled for a day starts where it was.
-        while !app_limited
-            && self.rates.len() > 1
-            && self.rates[0].round + RATE_FILTER_ROUNDS < self.round
-            && now - self.rates[0].at > RATE_FILTER_MIN
-        {
-            self.rates.pop_front();
+        let app_limited = self.rounds.take_app_limited();
+        let rtt = self.rounds.take_rtt();
+        let Some(span) = self.rounds.last(1) else { return };
+        if let Some(rtt) = rtt {
+            self.queue.on_round(now, rtt);
+            self.standing_rounds = if self.queue.is_standing() { self.standing_rounds + 1 } else { 0 };
         }
-        if app_limited {
-            self.recent.clear();
-        }
-        self.recent.push_back((now, report.delivered));
-        if self.recent.len() > MEAN_ROUNDS + 1 {
-            self.recent.pop_front();
-        }
-        if let Some(round_min) = self.round_min_rtt.take() {
-            self.queue = round_min.saturating_sub(self.min_rtt);
-            if self.phase == Phase::Cruise && self.phase_rounds > 0 {
-                let usual = self.usual_rtt.unwrap_or(round_min);
-                self.wander = (self.wander * 7 + usual.abs_diff(round_min)) / 8;
-                self.usual_rtt = Some((usual * 7 + round_min) / 8);
-            }
-        }
-        let (sum, samples) = std::mem::take(&mut self.round_rates);
-        let (began, before) = std::mem::replace(&mut self.round_began, (now, report.delivered));
-        let round_rate = if self.is_short() {
-            BitRate::from_transfer(ByteCount::new(report.delivered - before), now - began)
-        } else {
-            BitRate::from_bps(u64::try_from(sum / u128::from(samples.max(1))).unwrap_or(u64::MAX))
-        };
-        if samples > 0 && (!app_limited || round_rate > self.delivery_rate()) {
-            self.on_rate(now, round_rate);
-        }
-
         match self.phase {
-            Phase::Accelerate => self.on_round_accelerating(now, app_limited, report.in_flight),
+            Phase::Accelerate => self.on_round_accelerating(now, &span, app_limited, report.in_flight),
             Phase::Drain => {
                 if self.phase_rounds >= 4 {
                     self.enter_cruise(now);
                 }
             }
-            Phase::Up => self.enter(now, Phase::Down, DOWN_GAIN),
-            Phase::Down => {
-                if self.follow(now, round_rate) {
+            Phase::Up => {
+                if self.queue.is_noisy() && self.phase_rounds < NOISY_UP_ROUNDS {
                     return;
                 }
-                if self.phase_rounds >= 3 {
-                    self.enter_cruise(now);
+                if !self.follow(now, &span) {
+                    self.raise(&span);
+                    let gain = if self.queue.is_noisy() { NOISY_DOWN_GAIN } else { DOWN_GAIN };
+                    self.enter(now, Phase::Down, gain);
                 }
             }
-            Phase::Cruise => self.on_round_cruising(now, round_rate, app_limited),
+            Phase::Down => {
+                if !self.follow(now, &span) {
+                    self.raise(&span);
+                    if self.phase_rounds >= 3 {
+                        self.enter_cruise(now);
+                    }
+                }
+            }
+            Phase::Cruise => self.on_round_cruising(now, &span, app_limited, report.in_flight),
         }
     }
 
-    fn on_round_accelerating(&mut self, now: Instant, app_limited: bool, in_flight: ByteCount) {
-        let rate = self.delivery_rate();
-        let grew = rate >= self.flat_base.percent(GROWTH);
-        if grew {
-            self.flat_base = rate;
+    fn on_round_accelerating(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) {
+        if self.is_short() {
+            self.rate = self.rate.max(span.shown());
+        }
+        if self.rate >= self.flat_base.percent(GROWTH) {
+            self.flat_base = self.rate;
             self.flat_rounds = 0;
         } else {
             self.flat_rounds += 1;
@@ -461,72 +364,173 @@ impl Controller {
         if app_limited && in_flight.as_u64() < INITIAL_WINDOW / 2 * self.config.datagram.as_u64() {
             return;
         }
-        // A queue and a rate that no longer grows: this is the path's rate. Where the RTT varies by itself a queue is
-        // not to be told from it, and the rate has to stand still for longer.
-        let queued = self.queue > (self.min_rtt / 4).max(4 * QUEUE_FLOOR);
-        let noisy = self.rttvar > self.min_rtt / 8;
-        let rounds = if queued && !noisy { 1 } else { FLAT_ROUNDS };
-        if self.flat_rounds >= rounds {
+        // The rate stands still while the path is offered more: it is the limit. A pause of some machine looks the same
+        // for a moment, but then nothing is offered either, or the next round makes up for it.
+        let noisy = self.queue.is_noisy();
+        let both = self.rounds.last(if noisy { 3 } else { 2 }).unwrap_or(*span);
+        let behind = both.delivered < both.offered.percent(BEHIND);
+        let queued = self.queue.queue() > self.queue.min_rtt() / 4;
+        let wanted = if noisy {
+            3
+        } else if queued && !self.is_short() {
+            1
+        } else {
+            2
+        };
+        let plenty = both.offered > self.rate.percent(110);
+        let ended = (behind && self.flat_rounds >= wanted)
+            || (plenty && self.flat_rounds >= FLAT_ROUNDS)
+            || self.flat_rounds >= FLAT_ROUNDS_MAX;
+        if ended {
+            if behind {
+                // Over more than one RTT the ends of the interval matter less than in the samples so far.
+                self.rate = both.delivered.min(self.rate).max(self.rate.percent(60));
+            }
             self.enter(now, Phase::Drain, DRAIN_GAIN);
         }
     }
 
-    fn on_round_cruising(&mut self, now: Instant, round_rate: BitRate, app_limited: bool) {
-        if self.follow(now, round_rate) {
+    fn on_round_cruising(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) {
+        if self.follow(now, span) {
             return;
         }
-        let target = self.queue_target();
-        if self.queue > target {
-            self.corrected_rounds += 1;
-            if self.corrected_rounds >= FOREIGN_QUEUE_ROUNDS {
-                self.foreign_queue = true;
-            }
-        } else {
-            self.corrected_rounds = 0;
+        if self.standing_rounds == 0 {
             self.foreign_queue = false;
+        } else if self.standing_rounds >= FOREIGN_QUEUE_ROUNDS {
+            self.foreign_queue = true;
         }
-        // A deep queue while less than the estimate arrives: the path has become slower.
-        let deep = self.queue > (self.min_rtt / 2).max(4 * target);
-        let mean = self.mean_rate().filter(|mean| !app_limited && *mean < self.delivery_rate().percent(85));
-        if let Some(mean) = mean.filter(|_| deep) {
-            self.rates.clear();
-            self.rates.push_back(RoundRate { round: self.round, at: now, rate: mean });
-            self.recent.clear();
-            self.corrected_rounds = 0;
-            self.enter(now, Phase::Drain, DRAIN_GAIN);
+        if !app_limited && self.lower(now, span, in_flight) {
             return;
         }
-        if now - self.min_rtt_seen > MIN_RTT_EXPIRY {
-            self.min_rtt_seen = now;
+        if now - self.queue.min_rtt_seen > MIN_RTT_EXPIRY {
+            self.queue.min_rtt_seen = now;
             self.enter(now, Phase::Drain, DRAIN_GAIN);
             return;
         }
         if !app_limited && self.phase_rounds >= self.cruise_rounds && now - self.phase_since >= CYCLE_MIN {
-            self.before_probe = self.delivery_rate();
-            self.enter(now, Phase::Up, UP_GAIN);
+            self.probed = true;
+            self.before_probe = self.queue.recent(NOISY_ROUNDS);
+            self.probe(now);
         }
     }
 
+    /// Lowers the estimate where the path shows that it is too high. True when that begins another phase.
+    ///
+    /// A sender that was late, or had little to say, sees little delivered, which is no evidence against the path: what
+    /// counts is a queue that stands although the path is not offered more than the estimate, and loss beyond the own.
+    fn lower(&mut self, now: Instant, span: &Span, in_flight: ByteCount) -> bool {
+        let noisy = self.queue.is_noisy();
+        let deep = self.queue.queue() > (self.queue.min_rtt() / 2).max(4 * self.queue.target());
+        let seen = if noisy { self.rounds.last(MEAN_ROUNDS) } else { Some(*span) };
+        if let Some(seen) = seen.filter(|_| deep)
+            && seen.delivered < self.offered(&seen).percent(90)
+            && seen.delivered < self.rate.percent(BEHIND)
+        {
+            self.rate = seen.delivered;
+            self.rounds.forget();
+            self.queue.forget();
+            self.standing_rounds = 0;
+            self.enter(now, Phase::Drain, DRAIN_GAIN);
+            return true;
+        }
+        let standing = usize::try_from(self.standing_rounds).unwrap_or(MEAN_ROUNDS).min(MEAN_ROUNDS);
+        let rounds = if noisy && standing > 0 { NOISY_ROUNDS - 1 } else { standing };
+        if rounds >= 2
+            && !self.foreign_queue
+            && let Some(mean) = self.rounds.last(rounds)
+        {
+            let offered = self.offered(&mean);
+            // Less was offered because the window was full, not because the sender was late.
+            let held = !noisy && in_flight.as_u64() * 100 > self.window().as_u64() * 90;
+            if held || mean.delivered < offered.percent(98) || offered >= self.rate.percent(97) {
+                self.rate = self.rate.min(mean.delivered.max(self.rate.percent(FALL)));
+                if noisy {
+                    self.rounds.forget();
+                    self.queue.forget();
+                }
+            }
+        }
+        if let Some(mean) = self.rounds.last(MEAN_ROUNDS)
+            && self.low_acked + self.low_lost >= LOSS_KNOWN
+        {
+            let own = self.own_loss_permille();
+            let lost = mean.bytes * mean.lost_permille / 1000 / self.config.datagram.as_u64().max(1);
+            if mean.lost_permille > own + own / 4 + EXCESS_LOSS_PERMILLE && lost >= EXCESS_LOSS_MIN {
+                self.rate = self.rate.min(mean.delivered.max(self.rate.percent(FALL)));
+                self.rounds.forget();
+            }
+        }
+        false
+    }
+
+    /// A probe was answered with a little more: the estimate was a little low. Noise shows a little more as often as
+    /// not, so that only a part of it is believed.
+    fn raise(&mut self, span: &Span) {
+        let more = self.offered(span).min(span.delivered).as_bps().saturating_sub(self.rate.as_bps());
+        let part = if self.queue.is_noisy() { 8 } else { 2 };
+        self.rate = BitRate::from_bps(self.rate.as_bps() + more / part);
+    }
+
+    /// Begins a probe. Of what the sender's lateness leaves, the path is to see the whole.
+    fn probe(&mut self, now: Instant) {
+        let offered = self.rounds.last(2).map_or(self.rate, |span| self.offered(&span));
+        let late = self.rate.as_bps() * 100 / offered.as_bps().max(1);
+        let gain = if self.queue.is_noisy() { NOISY_UP_GAIN + 10 * self.answered.min(3) } else { UP_GAIN };
+        self.enter(now, Phase::Up, (gain * late.clamp(100, 200) / 100).min(UP_GAIN_MAX));
+    }
+
     /// A probe was answered with more: accelerate.
-    fn follow(&mut self, now: Instant, round_rate: BitRate) -> bool {
-        let known = self.before_probe;
-        if known == BitRate::ZERO
-            || round_rate < known.percent(FOUND_MORE)
-            || self.queue > (self.min_rtt / 4).max(self.queue_target() * 2)
+    fn follow(&mut self, now: Instant, span: &Span) -> bool {
+        if self.queue.is_noisy() {
+            return self.probed && self.phase == Phase::Down && self.follow_noisy(now);
+        }
+        let offered = self.offered(span);
+        if !self.probed || offered < self.rate.percent(PROBED) {
+            return false;
+        }
+        // Half of what was offered in excess is enough to tell: it arrived, and did not queue.
+        let excess = (offered.as_bps() - self.rate.as_bps()) / 2;
+        let grown = span.lasted.mul_f64(excess as f64 / self.rate.as_bps().max(1) as f64);
+        if span.delivered.as_bps() < self.rate.as_bps() + excess || self.queue.queue() > self.queue.target().max(grown)
         {
             return false;
         }
-        self.before_probe = BitRate::ZERO;
-        self.flat_base = round_rate;
-        self.flat_rounds = FLAT_ROUNDS - 1;
+        self.probed = false;
+        self.rate = offered.min(span.delivered);
+        self.flat_base = self.rate;
+        self.flat_rounds = 0;
         self.enter(now, Phase::Accelerate, FOLLOW_GAIN);
+        true
+    }
+
+    /// The same where the RTT varies by itself: had the path no more, the excess would have queued, and the average of
+    /// a few rounds would have risen by about twice one round's share of it. Then probe on, harder.
+    fn follow_noisy(&mut self, now: Instant) -> bool {
+        self.probed = false;
+        let Some(span) = self.rounds.last(NOISY_UP_ROUNDS as usize) else { return false };
+        let offered = self.offered(&span);
+        let more = (offered.as_bps() as f64 / self.rate.as_bps().max(1) as f64 - 1.0).max(0.0);
+        let expected = (span.lasted / NOISY_UP_ROUNDS).mul_f64(more * 2.0);
+        let rise = self.queue.recent(NOISY_UP_ROUNDS as usize).saturating_sub(self.before_probe);
+        let lossy = span.lost_permille > self.own_loss_permille() * 5 / 4 + 2 * EXCESS_LOSS_PERMILLE;
+        if more < 0.05 || rise > expected / 2 || lossy {
+            self.answered = 0;
+            return false;
+        }
+        self.answered += 1;
+        self.probed = true;
+        self.before_probe = self.queue.recent(NOISY_UP_ROUNDS as usize);
+        self.rate = self.rate.max(offered.percent(97));
+        self.probe(now);
         true
     }
 
     fn enter_cruise(&mut self, now: Instant) {
         // Two to four rounds, so that sessions which share a path do not probe in step.
-        self.cruise_rounds = 2 + (self.round.wrapping_mul(0x9e37_79b9) >> 7) as u32 % 3;
-        self.enter(now, Phase::Cruise, 100);
+        let stagger = (self.round.wrapping_mul(0x9e37_79b9) >> 7) as u32 % 3;
+        let (rounds, gain) = if self.queue.is_noisy() { (NOISY_ROUNDS as u32, NOISY_CRUISE_GAIN) } else { (2, 100) };
+        self.cruise_rounds = rounds + stagger;
+        self.enter(now, Phase::Cruise, gain);
     }
 
     fn enter(&mut self, now: Instant, phase: Phase, gain: u64) {

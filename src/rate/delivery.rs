@@ -12,6 +12,8 @@ pub struct SendSnapshot {
     pub sent: Instant,
     /// Bytes delivered at that moment.
     pub delivered: u64,
+    /// Bytes sent before it.
+    pub sent_before: u64,
     delivered_at: Instant,
     first_sent: Instant,
     /// The sender had nothing more to send, so the sample says little about the path.
@@ -27,14 +29,17 @@ pub struct RateSample {
     pub prior_delivered: u64,
     /// The sample may be too low.
     pub app_limited: bool,
-    /// How long the sample's interval was.
-    pub interval: Duration,
+    /// When the newest datagram acknowledged was sent.
+    pub sent_at: Instant,
+    /// Bytes sent before it.
+    pub sent_before: u64,
 }
 
 /// The connection's counters.
 #[derive(Clone, Debug)]
 pub struct DeliveryEstimator {
     delivered: u64,
+    sent: u64,
     delivered_at: Instant,
     first_sent: Instant,
     /// Delivered count at which the last bubble of idle time has drained; zero: not app-limited.
@@ -44,17 +49,20 @@ pub struct DeliveryEstimator {
 impl DeliveryEstimator {
     /// Counters at rest.
     pub fn new(now: Instant) -> Self {
-        DeliveryEstimator { delivered: 0, delivered_at: now, first_sent: now, app_limited_until: 0 }
+        DeliveryEstimator { delivered: 0, sent: 0, delivered_at: now, first_sent: now, app_limited_until: 0 }
     }
 
-    /// Notes a datagram that leaves while `in_flight` bytes are outstanding.
-    pub fn on_sent(&mut self, now: Instant, in_flight: ByteCount) -> SendSnapshot {
+    /// Notes a datagram of `bytes` that leaves while `in_flight` bytes are outstanding.
+    pub fn on_sent(&mut self, now: Instant, in_flight: ByteCount, bytes: u64) -> SendSnapshot {
         if in_flight == ByteCount::ZERO {
             self.first_sent = now;
             self.delivered_at = now;
         }
+        let sent_before = self.sent;
+        self.sent += bytes;
         SendSnapshot {
             sent: now,
+            sent_before,
             delivered: self.delivered,
             delivered_at: self.delivered_at,
             first_sent: self.first_sent,
@@ -90,7 +98,8 @@ impl DeliveryEstimator {
             rate: BitRate::from_transfer(ByteCount::new(self.delivered - newest.delivered), interval),
             prior_delivered: newest.delivered,
             app_limited: newest.app_limited,
-            interval,
+            sent_at: newest.sent,
+            sent_before: newest.sent_before,
         })
     }
 
@@ -118,7 +127,7 @@ mod tests {
                 last = estimator.sample(&snapshot, Duration::from_millis(10));
             }
             let in_flight = ByteCount::new(tick.min(10) * 1000);
-            snapshots.push(estimator.on_sent(now, in_flight));
+            snapshots.push(estimator.on_sent(now, in_flight, 1000));
         }
         let rate = last.unwrap().rate;
         assert!(rate.as_bps().abs_diff(8_000_000) < 100_000, "{rate}");
@@ -127,7 +136,7 @@ mod tests {
     #[test]
     fn compressed_acks_give_no_sample() {
         let mut estimator = DeliveryEstimator::new(Instant::ZERO);
-        let snapshot = estimator.on_sent(Instant::ZERO, ByteCount::ZERO);
+        let snapshot = estimator.on_sent(Instant::ZERO, ByteCount::ZERO, 1000);
         estimator.on_delivered(Instant::from_millis(1), 1000);
         assert!(estimator.sample(&snapshot, Duration::from_millis(10)).is_none());
     }
@@ -136,8 +145,8 @@ mod tests {
     fn idle_time_marks_samples_until_it_has_drained() {
         let mut estimator = DeliveryEstimator::new(Instant::ZERO);
         estimator.on_app_limited(ByteCount::new(1000));
-        assert!(estimator.on_sent(Instant::ZERO, ByteCount::ZERO).app_limited);
+        assert!(estimator.on_sent(Instant::ZERO, ByteCount::ZERO, 1000).app_limited);
         estimator.on_delivered(Instant::from_millis(1), 1001);
-        assert!(!estimator.on_sent(Instant::from_millis(1), ByteCount::ZERO).app_limited);
+        assert!(!estimator.on_sent(Instant::from_millis(1), ByteCount::ZERO, 1000).app_limited);
     }
 }

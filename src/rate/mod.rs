@@ -3,6 +3,8 @@
 mod controller;
 mod delivery;
 mod pacer;
+mod queue;
+mod rounds;
 mod rtt;
 
 pub use controller::{AckReport, Controller, ControllerConfig, Phase};

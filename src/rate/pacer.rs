@@ -1,14 +1,21 @@
 //! The pacer: a token bucket that turns a rate into moments at which datagrams may leave.
+//!
+//! Who wakes late catches up: a little at once, the rest by pacing faster for a while, and what would be too much for
+//! the queue of the path is given up. Without it a machine that is late for a tenth of its time sends a tenth less than
+//! it means to.
 
 use std::time::Duration;
 
 use crate::units::{BitRate, ByteCount, Instant};
 
-/// Lateness that may be caught up at most. A timer or scheduler that is late by more loses the difference: a longer
-/// burst would sit in the bottleneck's queue.
+/// Lateness that may be caught up at once at most: a longer burst would sit in the bottleneck's queue.
 const CATCH_UP_MAX: Duration = Duration::from_millis(4);
 /// Lateness that may always be caught up: below this an ordinary kernel's wake-up latency would cost rate.
 const CATCH_UP_MIN: Duration = Duration::from_millis(1);
+/// Lateness beyond that is kept as arrears, up to half an RTT and this much; what is beyond is lost.
+const ARREARS_MAX: Duration = Duration::from_millis(8);
+/// Arrears are made good by pacing this much faster, in parts of the rate.
+const ARREARS_SHARE: i128 = 4;
 /// One wake-up should send this much time's worth: fewer, larger batches for segmentation offload.
 const QUANTUM: Duration = Duration::from_micros(500);
 /// A quantum is never more than one segmentation-offload batch.
@@ -22,6 +29,9 @@ pub struct Pacer {
     credit: i128,
     credited_at: Instant,
     catch_up: Duration,
+    /// Credit that came too late to be used at once, in the same unit, and how much time's worth of it is kept.
+    arrears: i128,
+    arrears_max: Duration,
     /// Credit lost because nobody came for it while there was something to send, in bytes.
     unused: u64,
 }
@@ -31,7 +41,15 @@ const SCALE: i128 = 8_000_000_000;
 impl Pacer {
     /// A pacer that begins with one quantum of credit.
     pub fn new(now: Instant, rate: BitRate) -> Self {
-        let mut pacer = Pacer { rate, credit: 0, credited_at: now, catch_up: CATCH_UP_MIN, unused: 0 };
+        let mut pacer = Pacer {
+            rate,
+            credit: 0,
+            credited_at: now,
+            catch_up: CATCH_UP_MIN,
+            arrears: 0,
+            arrears_max: Duration::ZERO,
+            unused: 0,
+        };
         pacer.credit = i128::from(pacer.quantum().as_u64()) * SCALE;
         pacer
     }
@@ -41,6 +59,7 @@ impl Pacer {
         self.accrue(now, true);
         self.rate = rate;
         self.catch_up = (min_rtt / 4).clamp(CATCH_UP_MIN, CATCH_UP_MAX);
+        self.arrears_max = (min_rtt / 2).min(ARREARS_MAX);
     }
 
     /// What one wake-up should send.
@@ -51,12 +70,20 @@ impl Pacer {
     fn accrue(&mut self, now: Instant, busy: bool) {
         let elapsed = now - self.credited_at;
         self.credited_at = self.credited_at.max(now);
-        self.credit += i128::from(self.rate.as_bps()) * elapsed.as_nanos() as i128;
+        let earned = i128::from(self.rate.as_bps()) * elapsed.as_nanos() as i128;
+        let made_good = self.arrears.min(earned / ARREARS_SHARE);
+        self.arrears -= made_good;
+        self.credit += earned + made_good;
         let limit_bytes = self.rate.bytes_in(self.catch_up).as_u64().max(self.quantum().as_u64());
         let limit = i128::from(limit_bytes) * SCALE;
         if self.credit > limit {
             if busy {
-                self.unused += u64::try_from((self.credit - limit) / SCALE).unwrap_or(0);
+                self.arrears += self.credit - limit;
+                let most = i128::from(self.rate.bytes_in(self.arrears_max).as_u64()) * SCALE;
+                if self.arrears > most {
+                    self.unused += u64::try_from((self.arrears - most) / SCALE).unwrap_or(0);
+                    self.arrears = most;
+                }
             }
             self.credit = limit;
         }
@@ -118,8 +145,27 @@ mod tests {
         let rate = BitRate::from_mbps(1000);
         let mut pacer = Pacer::new(Instant::ZERO, rate);
         pacer.set_rate(Instant::ZERO, rate, Duration::from_millis(100));
-        assert_eq!(pacer.available(Instant::from_millis(20), true), rate.bytes_in(CATCH_UP_MAX).as_u64());
-        assert!(pacer.unused().as_u64() > 1_900_000);
+        let at_once = rate.bytes_in(CATCH_UP_MAX).as_u64();
+        assert_eq!(pacer.available(Instant::from_millis(20), true), at_once);
+        assert!(pacer.unused().as_u64() > 900_000);
+        pacer.on_sent(at_once);
+        let next = rate.bytes_in(Duration::from_millis(1)).as_u64();
+        assert_eq!(pacer.available(Instant::from_millis(21), true), next * 5 / 4, "arrears are made good");
+    }
+
+    #[test]
+    fn arrears_are_made_good_once() {
+        let rate = BitRate::from_mbps(1000);
+        let mut pacer = Pacer::new(Instant::ZERO, rate);
+        pacer.set_rate(Instant::ZERO, rate, Duration::from_millis(100));
+        let mut sent = pacer.available(Instant::from_millis(10), true);
+        pacer.on_sent(sent);
+        for millis in 11..100 {
+            let bytes = pacer.available(Instant::from_millis(millis), true);
+            pacer.on_sent(bytes);
+            sent += bytes;
+        }
+        assert!(sent.abs_diff(rate.bytes_in(Duration::from_millis(99)).as_u64()) < 100_000, "{sent}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ use longhaul::wan::{Link, LinkStats, Outage};
 
 use crate::agenda::Agenda;
 use crate::identity::End;
+use crate::machine::{Load, Machine};
 use crate::path::{DATAGRAM_OVERHEAD, PathSpec};
 use crate::pattern::{Content, Pattern};
 use crate::progress::Progress;
@@ -58,6 +59,8 @@ pub struct ChannelRun {
     pub rate_changes: Vec<(Duration, BitRate)>,
     /// The path is dead, both ways, in these times.
     pub outages: Vec<(Duration, Duration)>,
+    /// How busy the machines of the appliances and of the path's emulator are.
+    pub load: Load,
     /// Bytes may rest this long while the path is alive; beyond, the run fails as stalled.
     pub patience: Duration,
     /// Print a line of gauges this often.
@@ -84,6 +87,7 @@ impl ChannelRun {
             mtu_changes: Vec::new(),
             rate_changes: Vec::new(),
             outages: Vec::new(),
+            load: Load::None,
             patience: Duration::from_secs(5),
             trace: None,
         }
@@ -159,7 +163,13 @@ struct Side {
     end: End,
     channel: Channel,
     line: Link,
+    machine: Machine,
+    /// What the socket holds until the appliance is awake.
+    socket: Vec<Vec<u8>>,
+    /// When the appliance wants to be woken.
     deadline: Option<Instant>,
+    /// When it gets the core, once that is decided.
+    wakes_at: Option<Instant>,
     outgoing: BTreeMap<StreamId, Outgoing>,
     incoming: BTreeMap<StreamId, Incoming>,
     to_open: usize,
@@ -168,14 +178,22 @@ struct Side {
     in_flight_max: ByteCount,
 }
 
-/// A datagram under way: to whom, and which buffer.
-type Delivery = (End, Vec<u8>);
+/// What the path does next.
+enum Delivery {
+    /// The emulator takes a datagram that this end sent.
+    Offered(End, Vec<u8>),
+    /// A datagram for this end has crossed the path: the emulator should hand it over.
+    Due(End, Vec<u8>),
+    /// A datagram reaches the socket of this end.
+    Arrived(End, Vec<u8>),
+}
 
 struct Rig<'a> {
     run: &'a ChannelRun,
     now: Instant,
     sides: [Side; 2],
     agenda: Agenda<Delivery>,
+    emulator: Machine,
     spare: Vec<Vec<u8>>,
     transmit: Vec<u8>,
     chunk: Vec<u8>,
@@ -209,7 +227,7 @@ pub fn run(run: &ChannelRun) -> ChannelOutcome {
     rig.pump(End::A);
     rig.pump(End::B);
     loop {
-        let deadlines = rig.sides.iter().filter_map(|side| side.deadline);
+        let deadlines = rig.sides.iter().filter_map(|side| side.wakes_at.or(side.deadline));
         let Some(next) = deadlines.chain(rig.agenda.next_at()).chain(rig.wakes.last().copied()).min() else { break };
         let next = next.max(rig.now);
         if next >= end_at {
@@ -274,7 +292,10 @@ impl<'a> Rig<'a> {
                 end,
                 channel: Channel::new(config, Instant::ZERO, end.seed(run.seed, 0)),
                 line,
+                machine: Machine::new(run.load, run.seed, end.index() as u64),
+                socket: Vec::new(),
                 deadline: None,
+                wakes_at: None,
                 outgoing: BTreeMap::new(),
                 incoming: BTreeMap::new(),
                 to_open: if end == End::A { run.streams } else { run.streams_back },
@@ -291,6 +312,7 @@ impl<'a> Rig<'a> {
             now: Instant::ZERO,
             sides: [side(End::A), side(End::B)],
             agenda: Agenda::default(),
+            emulator: Machine::new(run.load, run.seed, 2),
             spare: Vec::new(),
             transmit: Vec::new(),
             chunk: vec![0; CHUNK],
@@ -308,10 +330,15 @@ impl<'a> Rig<'a> {
     /// Handles what is due now, then lets the ends that were touched answer.
     fn step(&mut self) {
         let mut touched = [false; 2];
-        while let Some((to, mut datagram)) = self.agenda.pop_due(self.now) {
-            self.sides[to.index()].channel.handle_datagram(self.now, to.other().address(), &mut datagram);
-            self.spare.push(datagram);
-            touched[to.index()] = true;
+        while let Some(delivery) = self.agenda.pop_due(self.now) {
+            match delivery {
+                Delivery::Offered(from, datagram) => self.offer(from, datagram),
+                Delivery::Due(to, datagram) => match self.emulator.wakes(self.now) {
+                    at if at > self.now => self.agenda.push(at, Delivery::Arrived(to, datagram)),
+                    _ => self.arrive(to, datagram),
+                },
+                Delivery::Arrived(to, datagram) => self.arrive(to, datagram),
+            }
         }
         if self.wakes.last().is_some_and(|at| *at <= self.now) {
             self.wakes.pop();
@@ -324,13 +351,46 @@ impl<'a> Rig<'a> {
         }
         for end in End::BOTH {
             let side = &mut self.sides[end.index()];
-            if side.deadline.is_some_and(|at| at <= self.now) {
-                side.channel.handle_timeout(self.now);
+            if side.wakes_at.is_none() && side.deadline.is_some_and(|at| at <= self.now) {
+                side.wakes_at = Some(side.machine.wakes(self.now));
+            }
+            if side.wakes_at.is_some_and(|at| at <= self.now) {
+                side.wakes_at = None;
+                for mut datagram in side.socket.drain(..) {
+                    side.channel.handle_datagram(self.now, end.other().address(), &mut datagram);
+                    self.spare.push(datagram);
+                }
+                if side.channel.poll_timeout().is_some_and(|at| at <= self.now) {
+                    side.channel.handle_timeout(self.now);
+                }
                 touched[end.index()] = true;
             }
             if touched[end.index()] {
                 self.pump(end);
             }
+        }
+    }
+
+    /// The path takes a datagram.
+    fn offer(&mut self, from: End, datagram: Vec<u8>) {
+        let side = &mut self.sides[from.index()];
+        if from == End::A && self.now - Instant::ZERO >= self.run.settle {
+            let wait = side.line.queue_delay(self.now);
+            self.queue_sum += wait;
+            self.queue_samples += 1;
+            self.queue_max = self.queue_max.max(wait);
+        }
+        match side.line.offer(self.now, (datagram.len() + DATAGRAM_OVERHEAD) as u32).delivery() {
+            Some(at) => self.agenda.push(at, Delivery::Due(from.other(), datagram)),
+            None => self.spare.push(datagram),
+        }
+    }
+
+    fn arrive(&mut self, to: End, datagram: Vec<u8>) {
+        let side = &mut self.sides[to.index()];
+        side.socket.push(datagram);
+        if side.wakes_at.is_none() {
+            side.wakes_at = Some(side.machine.wakes(self.now));
         }
     }
 
@@ -461,20 +521,17 @@ impl<'a> Rig<'a> {
             any = true;
             assert_eq!(batch.destination, end.other().address());
             assert_eq!(batch.len, self.transmit.len(), "a batch is as long as what it appended");
-            for datagram in self.transmit.chunks(batch.segment_size) {
-                if end == End::A && now - Instant::ZERO >= self.run.settle {
-                    let wait = side.line.queue_delay(now);
-                    self.queue_sum += wait;
-                    self.queue_samples += 1;
-                    self.queue_max = self.queue_max.max(wait);
-                }
-                if let Some(at) = side.line.offer(now, (datagram.len() + DATAGRAM_OVERHEAD) as u32).delivery() {
-                    let mut copy = self.spare.pop().unwrap_or_default();
-                    copy.clear();
-                    copy.extend_from_slice(datagram);
-                    self.agenda.push(at, (side.end.other(), copy));
+            let sent = std::mem::take(&mut self.transmit);
+            for datagram in sent.chunks(batch.segment_size) {
+                let mut copy = self.spare.pop().unwrap_or_default();
+                copy.clear();
+                copy.extend_from_slice(datagram);
+                match self.emulator.wakes(now) {
+                    at if at > now => self.agenda.push(at, Delivery::Offered(end, copy)),
+                    _ => self.offer(end, copy),
                 }
             }
+            self.transmit = sent;
         }
     }
 
@@ -521,7 +578,7 @@ impl<'a> Rig<'a> {
         let delivered = self.bins[until.saturating_sub(bins)..until.min(self.bins.len())].iter().sum();
         println!(
             "  {:>7.3} s  goodput {:>12}  pacing {:>12}  delivery {:>12}  flight {:>9}  queue {:>9.3?}  srtt {:>9.3?}  \
-             min {:>9.3?}  lost {:>6}  spurious {:>5}  dropped {:>6}  backlog {:>9}",
+             min {:>9.3?}  lost {:>6}  spurious {:>5}  dropped {:>6}  backlog {:>9}  {:?}, sees queue {:?}, own {}",
             at.as_micros() as f64 / 1e6,
             BitRate::from_transfer(ByteCount::new(delivered), every).to_string(),
             stats.pacing_rate.to_string(),
@@ -534,6 +591,9 @@ impl<'a> Rig<'a> {
             stats.datagrams_lost_spuriously,
             side.line.stats().queue_full,
             stats.backlog.to_string(),
+            stats.phase,
+            stats.queue,
+            stats.own_loss_permille,
         );
     }
 

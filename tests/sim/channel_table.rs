@@ -6,7 +6,8 @@
 //! values of the matrix, comma-separated; `SIM_BURST` = mean length of a loss burst; `SIM_QUEUE` = queue in BDP;
 //! `SIM_SECONDS`, `SIM_SETTLE`, `SIM_STREAMS`, `SIM_BACK` (streams from B to A), `SIM_SEED`;
 //! `SIM_OPENS_AT` = milliseconds that the channel idles first, `SIM_GREETING` = that it then
-//! carries a few bytes only, as while a flow is opened; `SIM_OPERATOR_RATE` (Mbps) = the operator's cap; `SIM_TRACE` = a line of gauges every so many milliseconds.
+//! carries a few bytes only, as while a flow is opened; `SIM_OPERATOR_RATE` (Mbps) = the operator's cap;
+//! `SIM_LOAD` = `none`, `light` or `heavy`: how busy the machines are; `SIM_TRACE` = a line of gauges every so many milliseconds.
 
 use std::time::{Duration, Instant as WallInstant};
 
@@ -14,6 +15,7 @@ use longhaul::units::BitRate;
 use longhaul::wan::Jitter;
 
 use crate::channel::{ChannelOutcome, ChannelRun, run};
+use crate::machine::Load;
 use crate::path::PathSpec;
 use crate::settings;
 
@@ -104,6 +106,7 @@ fn configured(path: PathSpec) -> ChannelRun {
     spec.greeting = Duration::from_millis(settings::value("SIM_GREETING", 0));
     let operator_rate: Vec<u64> = settings::list("SIM_OPERATOR_RATE", &[]);
     spec.operator_rate = operator_rate.first().copied().map(BitRate::from_mbps);
+    spec.load = Load::named(&settings::value("SIM_LOAD", "none".to_owned()));
     let trace: Vec<u64> = settings::list("SIM_TRACE", &[]);
     spec.trace = trace.first().copied().map(Duration::from_millis);
     spec

@@ -13,6 +13,7 @@ mod goodput;
 mod host;
 mod identity;
 mod kernel;
+mod machine;
 mod network;
 mod offload;
 mod path;

@@ -1,0 +1,190 @@
+//! The queue on the path, told apart from delay that varies by itself.
+//!
+//! A standing queue raises every sample of a round, so it shows in the round's smallest; jitter raises single samples
+//! (Copa's "standing RTT", NSDI 2018 section 2.2). Where jitter is slower than a round its smallest sample wanders too:
+//! that wandering is measured, and what does not rise above it is no queue.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::rounds::RoundRtt;
+use crate::units::Instant;
+
+/// Queueing delay always tolerated: timers, interrupts and offloads of real machines.
+const FLOOR: Duration = Duration::from_millis(1);
+/// A round lasts at least this long. Below it the RTT is that of schedulers and interrupts rather than of the path, and
+/// what arrives within it comes in lumps.
+pub(super) const ROUND_MIN: Duration = Duration::from_millis(5);
+/// Rounds over which the smallest RTT is averaged where it varies by itself.
+pub(super) const NOISY_ROUNDS: usize = 8;
+/// How long the smallest average counts, and in what steps it is forgotten.
+const FLOOR_STEPS: usize = 20;
+const FLOOR_STEP: Duration = Duration::from_secs(1);
+
+/// What the RTT shows of the path's queue.
+#[derive(Clone, Debug)]
+pub(super) struct QueueEstimator {
+    min_rtt: Duration,
+    /// When a sample was last about as small as the smallest.
+    pub(super) min_rtt_seen: Instant,
+    queue: Duration,
+    /// How far the mean RTT of a round is from its smallest, and the smallest from that of the round before, in quiet
+    /// rounds.
+    spread: Duration,
+    step: Duration,
+    noisy: bool,
+    /// The last rounds: smallest RTT, spread, step.
+    last: VecDeque<[Duration; 3]>,
+    /// Smallest RTTs to be averaged.
+    minima: VecDeque<Duration>,
+    /// Smallest average of [`NOISY_ROUNDS`] minima, by steps of time.
+    floors: VecDeque<(Instant, Duration)>,
+}
+
+impl QueueEstimator {
+    pub(super) fn new(now: Instant, min_rtt: Duration) -> Self {
+        QueueEstimator {
+            min_rtt: min_rtt.max(Duration::from_micros(50)),
+            min_rtt_seen: now,
+            queue: Duration::ZERO,
+            spread: Duration::ZERO,
+            step: Duration::ZERO,
+            noisy: false,
+            last: VecDeque::new(),
+            minima: VecDeque::new(),
+            floors: VecDeque::new(),
+        }
+    }
+
+    /// Takes the RTT of an ack and the smallest of the window.
+    pub(super) fn on_rtt(&mut self, now: Instant, rtt: Option<Duration>, min_rtt: Duration) {
+        if rtt.is_some_and(|rtt| rtt <= min_rtt + self.target() / 2) {
+            self.min_rtt_seen = now;
+        }
+        self.min_rtt = min_rtt.max(Duration::from_micros(50));
+    }
+
+    /// Takes a whole round.
+    pub(super) fn on_round(&mut self, now: Instant, rtt: RoundRtt) {
+        let step = self.last.back().map_or(Duration::ZERO, |last| last[0].abs_diff(rtt.min));
+        self.last.push_back([rtt.min, rtt.mean.saturating_sub(rtt.min), step]);
+        if self.last.len() > NOISY_ROUNDS {
+            self.last.pop_front();
+        }
+        // A queue of ours grows and shrinks in some rounds; delay that varies by itself does so in all of them.
+        if self.last.len() >= NOISY_ROUNDS / 2 {
+            self.spread = self.ranked(1, 3);
+            self.step = self.ranked(2, 2);
+            let limit = (self.min_rtt / 16).max(FLOOR);
+            self.noisy = self.spread > if self.noisy { limit * 3 / 4 } else { limit };
+        }
+        self.minima.push_back(rtt.min);
+        if self.minima.len() > NOISY_ROUNDS {
+            self.minima.pop_front();
+        }
+        if self.minima.len() == NOISY_ROUNDS {
+            self.note_floor(now, self.recent(NOISY_ROUNDS));
+        }
+        self.queue = if !self.is_noisy() {
+            rtt.min.saturating_sub(self.min_rtt)
+        } else if self.minima.len() == NOISY_ROUNDS {
+            let floor = self.floors.iter().map(|(_, floor)| *floor).min().unwrap_or(self.min_rtt);
+            self.recent(NOISY_ROUNDS).saturating_sub(floor)
+        } else {
+            Duration::ZERO
+        };
+    }
+
+    /// Of one column of the last rounds, the value that one in `share` does not exceed.
+    fn ranked(&self, column: usize, share: usize) -> Duration {
+        let mut values: SmallVec<[Duration; NOISY_ROUNDS]> = self.last.iter().map(|row| row[column]).collect();
+        values.sort_unstable();
+        values.get(values.len() / share).copied().unwrap_or(Duration::ZERO)
+    }
+
+    fn note_floor(&mut self, now: Instant, average: Duration) {
+        match self.floors.back_mut() {
+            Some((since, floor)) if now - *since < FLOOR_STEP => *floor = (*floor).min(average),
+            _ => self.floors.push_back((now, average)),
+        }
+        if self.floors.len() > FLOOR_STEPS {
+            self.floors.pop_front();
+        }
+    }
+
+    /// Mean of the smallest RTTs of the last `count` rounds.
+    pub(super) fn recent(&self, count: usize) -> Duration {
+        let count = count.min(self.minima.len()).max(1);
+        self.minima.iter().rev().take(count).sum::<Duration>() / count as u32
+    }
+
+    /// Averages anew: what was averaged led to a decision already.
+    pub(super) fn forget(&mut self) {
+        self.minima.clear();
+        if self.is_noisy() {
+            self.queue = Duration::ZERO;
+        }
+    }
+
+    /// Queueing delay of the last whole round, or where the RTT varies by itself, of the last [`NOISY_ROUNDS`].
+    pub(super) fn queue(&self) -> Duration {
+        self.queue
+    }
+
+    /// More than this is a queue.
+    pub(super) fn target(&self) -> Duration {
+        let least = (self.min_rtt / 16).max(FLOOR);
+        if self.is_noisy() { least.max(self.step * 5 / 4) } else { least.max(self.step * 2) }
+    }
+
+    /// More queue than there should be.
+    pub(super) fn is_standing(&self) -> bool {
+        self.queue > self.target()
+    }
+
+    /// Propagation delay.
+    pub(super) fn min_rtt(&self) -> Duration {
+        self.min_rtt
+    }
+
+    /// The RTT of an empty path, delay that varies by itself included.
+    pub(super) fn base_rtt(&self) -> Duration {
+        self.min_rtt.max(FLOOR) + self.spread + self.step * 2
+    }
+
+    /// The RTT varies so much by itself that a single round proves little.
+    pub(super) fn is_noisy(&self) -> bool {
+        self.noisy
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_steady_rise_is_a_queue_and_a_wandering_one_is_not() {
+        let mut steady = QueueEstimator::new(Instant::ZERO, ms(40));
+        steady.on_round(Instant::ZERO, RoundRtt { min: ms(50), mean: ms(51) });
+        assert!(steady.is_standing() && !steady.is_noisy());
+        let mut wandering = QueueEstimator::new(Instant::ZERO, ms(40));
+        let round = |queue: &mut QueueEstimator, number: u64, min: Duration| {
+            queue.on_round(Instant::from_millis(number * 50), RoundRtt { min, mean: min + ms(6) });
+        };
+        for number in 0..40 {
+            round(&mut wandering, number, if number % 2 == 0 { ms(42) } else { ms(52) });
+            assert!(!wandering.is_standing(), "{:?} of {:?}", wandering.queue(), wandering.target());
+        }
+        assert!(wandering.is_noisy());
+        for number in 40..56 {
+            round(&mut wandering, number, if number % 2 == 0 { ms(62) } else { ms(72) });
+        }
+        assert!(wandering.is_standing(), "{:?} of {:?}", wandering.queue(), wandering.target());
+    }
+}
