@@ -24,7 +24,7 @@
 //! | 0 | [`units`] | bit rates, byte counts, instants | |
 //! | 0 | [`buffer`] | frame buffers with headroom, byte rings | |
 //! | 1 | [`frame`] | bytes to a checked view; flow keys; the virtio-net header | etherparse |
-//! | 1 | [`codec`] | one block to bytes and back; when to stop compressing | lz4_flex |
+//! | 1 | [`codec`] | one block to bytes and back; when to stop compressing | lz4_flex, zstd |
 //! | 1 | [`crypto`] | handshake, seal and open, replay window | snow, ring, base64 |
 //! | 1 | [`rate`] | RTT, delivery rate, pacer, rate controller | |
 //! | 1 | [`wan`] | the emulated path: what a link does to each segment | rand_pcg |

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use longhaul::channel::{Channel, ChannelConfig, ChannelState, Event, ReadState, StreamId};
+use longhaul::channel::{Channel, ChannelConfig, ChannelState, Event, PathMtu, ReadState, StreamId};
 use longhaul::crypto::PrivateKey;
 use longhaul::units::{BitRate, ByteCount, Instant};
 use rand::{Rng as _, SeedableRng as _};
@@ -112,9 +112,10 @@ fn sides(run: &Run) -> [Side; 2] {
         let config = ChannelConfig {
             private_key: keys[side].0,
             peer_public_key: keys[1 - side].public_key().0,
+            peer_next_public_key: None,
             preshared_key: None,
             peer_address: Some(addresses[1 - side]),
-            path_mtu: run.path_mtu,
+            path_mtu: PathMtu::Fixed(run.path_mtu),
             rate: Some(run.rate),
         };
         Side {

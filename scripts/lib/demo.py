@@ -1,23 +1,22 @@
 """The demo: the report's five links, plain and with longhaul, as one table. Called by scripts/demo."""
 
 import argparse
-import hashlib
 import json
 import os
 import platform
-import random
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-LAB = os.path.join(ROOT, "scripts", "lab")
+sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "bench"))
+from common import LAB, MB, ROOT, Failure, Lab  # noqa: E402 (the path has to be there first)
+from payload import make_payload  # noqa: E402
+
 TRANSFER = os.path.join(ROOT, "scripts", "lib", "transfer.py")
 NAME = "demo"
 CONGESTION_CONTROL = "cubic"
-MB = 1_000_000
 
 # Name, line rate in Mbps, what it is, MB moved (all, quick), and HyperIP's seconds without and with (2009 report).
 LINKS = [
@@ -38,84 +37,20 @@ def progress_done(text):
     print(f"\r\033[K{text}" if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
 
 
-def file_tree_bytes(size):
-    """Bytes of real files below /usr, in path order: programs, libraries, texts."""
-    parts, have = [], 0
-    for folder in ("/usr/lib", "/usr/bin", "/usr/share"):
-        for path, folders, names in os.walk(folder):
-            folders.sort()
-            for name in sorted(names):
-                full = os.path.join(path, name)
-                if os.path.islink(full) or not os.path.isfile(full):
-                    continue
-                try:
-                    with open(full, "rb") as file:
-                        data = file.read(min(4 * MB, size - have))
-                except OSError:
-                    continue
-                parts.append(data)
-                have += len(data)
-                if have >= size:
-                    return b"".join(parts)
-    data = b"".join(parts) or b"\0"
-    return (data * (size // len(data) + 1))[:size]
-
-
-def make_payload(path, size, seed):
-    """Half real files, a quarter zero pages, a quarter random bytes, in turns of 256 KiB."""
-    turn = 256 * 1024
-    tree = file_tree_bytes(size // 2 + turn)
-    generator = random.Random(seed)
-    digest = hashlib.sha256()
-    written = tree_at = step = 0
-    with open(path, "wb") as out:
-        while written < size:
-            length = min(turn, size - written)
-            if step % 4 in (0, 2):
-                piece = tree[tree_at : tree_at + length]
-                tree_at += length
-            elif step % 4 == 1:
-                piece = bytes(length)
-            else:
-                piece = generator.randbytes(length)
-            out.write(piece)
-            digest.update(piece)
-            written += len(piece)
-            step += 1
-    return digest.hexdigest()
-
-
-def lab(*arguments, **options):
-    return subprocess.run([LAB, arguments[0], "--name", NAME, *arguments[1:]], check=True, text=True, stdout=subprocess.PIPE, **options).stdout
-
-
-def on_host(side, *command, **options):
-    return subprocess.Popen([LAB, "exec", "--name", NAME, side, *command], text=True, stdout=subprocess.PIPE, **options)
-
-
-def wait_for_channel(seconds=10):
-    """Until both appliances have their session: a transfer before that would pass through unaccelerated."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        status = json.loads(lab("status", "--json"))
-        states = [((status.get(f"appliance_{side}") or {}).get("channel") or {}).get("state") for side in "ab"]
-        if states == ["up", "up"]:
-            return
-        time.sleep(0.1)
-    raise RuntimeError("the appliances found no session within 10 s; see scripts/lab appliance a log")
-
-
 def result(line):
     """What a transfer program says of itself; one that died says nothing."""
     return json.loads(line) if line.strip() else {"error": "the transfer program died"}
 
 
-def move(file, size, label):
+def on_host(lab, side, *command, **options):
+    return subprocess.Popen(lab.inside(side, *command), text=True, stdout=subprocess.PIPE, **options)
+
+
+def move(lab, file, size, label):
     """One transfer from host a to host b."""
     started = time.monotonic()
-    receiver = on_host(
-        "b", sys.executable, TRANSFER, "receive", "--address", "10.77.0.2", "--bytes", str(size), stderr=subprocess.PIPE
-    )
+    receive = [sys.executable, TRANSFER, "receive", "--address", "10.77.0.2", "--bytes", str(size)]
+    receiver = on_host(lab, "b", *receive, stderr=subprocess.PIPE)
     receiver.stdout.readline()
 
     def watch():
@@ -127,7 +62,7 @@ def move(file, size, label):
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    sender = on_host("a", sys.executable, TRANSFER, "send", "--address", "10.77.0.2", "--file", file)
+    sender = on_host(lab, "a", sys.executable, TRANSFER, "send", "--address", "10.77.0.2", "--file", file)
     sent = result(sender.communicate()[0])
     received = result(receiver.stdout.read())
     watcher.join()
@@ -142,14 +77,11 @@ def move(file, size, label):
 
 def run_one(link, wiring, file, size, digest, seed, label):
     progress(f"{label}: setting up")
-    lab("up", "--link", link, "--wiring", wiring, "--cc", CONGESTION_CONTROL, "--seed", str(seed))
-    try:
+    with Lab(NAME, "--link", link, "--wiring", wiring, "--cc", CONGESTION_CONTROL, "--seed", str(seed)) as lab:
         if wiring == "accelerate":
-            wait_for_channel()
-        outcome = move(file, size, label)
-        status = json.loads(lab("status", "--json"))
-    finally:
-        lab("down")
+            lab.wait_for_channel()
+        outcome = move(lab, file, size, label)
+        status = lab.status()
     outcome["intact"] = outcome["error"] is None and outcome["bytes"] == size and outcome["sha256"] == digest
     outcome["wanem"] = status["wanem"]
     outcome["appliance"] = status.get("appliance_a")
@@ -198,8 +130,6 @@ def main():
     if unknown:
         parser.error(f"no link {', '.join(sorted(unknown))}; there are {', '.join(link[0] for link in LINKS)}")
     links = [link for link in LINKS if link[0] in wanted]
-    subprocess.run([LAB, "down", "--name", NAME], check=True)
-
     rows, started = [], time.monotonic()
     with tempfile.TemporaryDirectory(prefix="longhaul-demo-") as folder:
         payloads = {}
@@ -260,6 +190,9 @@ def main():
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except Failure as failure:
+        print(f"demo: {failure}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         subprocess.run([LAB, "down", "--name", NAME], check=False)
         sys.exit(130)

@@ -11,7 +11,8 @@ die() {
 
 need_root() { [[ $EUID -eq 0 ]] || die "network namespaces and TAPs need root: run it with sudo"; }
 
-# need_packages COMMAND=PACKAGE…: installs the packages whose command is missing.
+# need_packages COMMAND=PACKAGE…: installs the packages whose command is missing, without the services that some of them
+# would start now or at every boot: only their programs are wanted.
 need_packages() {
     local missing=() pair
     for pair in "$@"; do
@@ -19,10 +20,33 @@ need_packages() {
     done
     ((${#missing[@]})) || return 0
     say "installing ${missing[*]}"
+    install_quietly "${missing[@]}" || die "could not install ${missing[*]}"
+}
+
+# In a shell of its own, so that its trap is its own as well.
+install_quietly() (
     export DEBIAN_FRONTEND=noninteractive
-    apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
-        { apt-get update -qq && apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null; } ||
-        die "could not install ${missing[*]}"
+    policy=/usr/sbin/policy-rc.d
+    if [[ ! -e $policy ]]; then
+        trap 'rm -f "$policy"' EXIT
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    enabled=$(enabled_services)
+    apt-get install -qq -y --no-install-recommends "$@" >/dev/null 2>&1 ||
+        { apt-get update -qq && apt-get install -qq -y --no-install-recommends "$@" >/dev/null; } || exit 1
+    mapfile -t new < <(comm -13 <(echo "$enabled") <(enabled_services))
+    ((${#new[@]} == 0)) || systemctl --quiet disable "${new[@]}" >/dev/null 2>&1 || true
+)
+
+# systemctl, where there is one, reads this from the file system: nothing has to run.
+enabled_services() {
+    systemctl list-unit-files --type=service,socket --state=enabled --no-legend --plain 2>/dev/null | cut -d' ' -f1 | sort
+}
+
+# The scripts' Python: python3-minimal has no json.
+need_python() {
+    python3 -c 'import json' 2>/dev/null || install_quietly python3 || die "could not install python3"
 }
 
 # A Rust as new as Cargo.toml asks for. Debian 12 packages 1.63, so rustup where there is none.

@@ -109,6 +109,7 @@ fn accelerated(flow: &engine::FlowStatus, now: Instant, rule: Option<String>) ->
         channel_bytes_out: flow.codec.encoded.as_u64(),
         channel_bytes_in: flow.from_peer_encoded.as_u64(),
         compression_given_up: flow.codec.given_up,
+        compression_method: flow.codec.method.map(|method| method.name().to_owned()),
     }
 }
 
@@ -128,6 +129,7 @@ fn bypassed(passing: &BypassStatus, now: Instant, rule: Option<String>) -> FlowS
         channel_bytes_out: 0,
         channel_bytes_in: 0,
         compression_given_up: false,
+        compression_method: None,
     }
 }
 

@@ -10,10 +10,10 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use super::ChannelConfig;
-use super::wire::{self, INDEX_MASK};
+use super::wire::{self, INDEX_MASK, InitiationDatagram, VERSIONS};
 use crate::crypto::{
-    CONFIDENTIALITY_LIMIT, Initiation, Mac1Key, OpeningKey, PROLOGUE, PresharedKey, PrivateKey, PublicKey,
-    ReplayWindow, SealingKey, respond,
+    CONFIDENTIALITY_LIMIT, COOKIE_LIFETIME, Cookie, Initiation, MAC_LEN, Mac1Key, OpeningKey, PROLOGUE, PresharedKey,
+    PrivateKey, PublicKey, ReplayWindow, SealingKey, respond,
 };
 use crate::units::Instant;
 
@@ -38,12 +38,18 @@ struct Epoch {
     sealed: u64,
     initiator: bool,
     peer_instance: u64,
+    /// Which of the peer's keys it was agreed with.
+    peer: usize,
 }
 
 #[derive(Debug)]
 struct Pending {
     initiation: Initiation,
     index: u32,
+    version: u8,
+    peer: usize,
+    mac1: [u8; MAC_LEN],
+    with_cookie: bool,
 }
 
 /// Handshake payload, both ways: who starts (`instance`), which index datagrams to it carry, and a counter that makes
@@ -90,10 +96,16 @@ pub(super) enum Continuity {
 #[derive(Debug)]
 pub(super) struct Keyring {
     local: PrivateKey,
-    peer: PublicKey,
+    /// The peer's key, and while it is being changed its next one as well.
+    peers: Vec<PublicKey>,
+    /// Which of them the session was agreed with.
+    peer: usize,
     psk: Option<PresharedKey>,
-    mac_out: Mac1Key,
     mac_in: Mac1Key,
+    /// Initiations since the last one that was answered.
+    attempts: usize,
+    /// The responder's cookie for our address, and since when we have it.
+    cookie: Option<(Instant, Cookie)>,
     rng: ChaCha20Rng,
     instance: u64,
     counter: u64,
@@ -110,10 +122,13 @@ impl Keyring {
     pub(super) fn new(config: &ChannelConfig, seed: [u8; 32]) -> Self {
         let mut rng = ChaCha20Rng::from_seed(seed);
         let local = PrivateKey(config.private_key);
-        let peer = PublicKey(config.peer_public_key);
+        let peers = std::iter::once(config.peer_public_key).chain(config.peer_next_public_key).map(PublicKey);
         Keyring {
             mac_in: Mac1Key::new(&local.public_key()),
-            mac_out: Mac1Key::new(&peer),
+            peers: peers.collect(),
+            peer: 0,
+            attempts: 0,
+            cookie: None,
             psk: config.preshared_key.map(PresharedKey),
             instance: rng.next_u64(),
             counter: 0,
@@ -123,14 +138,13 @@ impl Keyring {
             sending: None,
             peer_instance: None,
             local,
-            peer,
             rng,
         }
     }
 
     /// Whether streams we open have even numbers: fixed by the keys, so that both sides agree without a word.
     pub(super) fn opens_even(&self) -> bool {
-        self.local.public_key().0 < self.peer.0
+        self.local.public_key().0 < self.peers[self.peer].0
     }
 
     pub(super) fn rng(&mut self) -> &mut ChaCha20Rng {
@@ -157,37 +171,65 @@ impl Keyring {
         seed
     }
 
-    /// Appends an initiation; it replaces one still unanswered.
-    pub(super) fn initiate(&mut self, out: &mut Vec<u8>) {
+    /// Appends an initiation; it replaces one still unanswered. In turn, until one is answered, they are to each key
+    /// that the peer may have, in each version that it may speak.
+    pub(super) fn initiate(&mut self, now: Instant, out: &mut Vec<u8>) {
+        let peer = (self.peer + self.attempts) % self.peers.len();
+        let version = VERSIONS[self.attempts / self.peers.len() % VERSIONS.len()];
+        self.attempts += 1;
         let index = self.fresh_index();
         self.counter += 1;
         let payload = Payload { instance: self.instance, index, counter: self.counter }.encode();
         let seed = self.fresh_seed();
-        let (initiation, noise) = Initiation::new(&self.local, &self.peer, self.psk.as_ref(), seed, PROLOGUE, &payload);
-        self.pending = Some(Pending { initiation, index });
+        let (initiation, noise) =
+            Initiation::new(&self.local, &self.peers[peer], self.psk.as_ref(), seed, PROLOGUE, &payload);
         let start = out.len();
-        wire::encode_initiation(&noise, out);
-        let mac1 = self.mac_out.tag(&out[start..]);
+        wire::encode_initiation(version, &noise, out);
+        let mac1 = Mac1Key::new(&self.peers[peer]).tag(&out[start..]);
         out.extend_from_slice(&mac1);
+        let cookie = self.cookie.filter(|(since, _)| now - *since < COOKIE_LIFETIME);
+        let mac2 = cookie.map_or([0; MAC_LEN], |(_, cookie)| cookie.tag(&out[start..]));
+        out.extend_from_slice(&mac2);
+        self.pending = Some(Pending { initiation, index, version, peer, mac1, with_cookie: cookie.is_some() });
     }
 
-    /// Answers an initiation: appends the response. False where it is not authentic or old.
+    /// Takes the responder's cookie: `None` where it is not an answer to our initiation, else whether the initiation
+    /// should be repeated with it at once.
+    pub(super) fn on_cookie(
+        &mut self,
+        now: Instant,
+        masked: [u8; MAC_LEN],
+        covered: &[u8],
+        mac: &[u8],
+    ) -> Option<bool> {
+        let pending = self.pending.as_ref()?;
+        let key = Mac1Key::new(&self.peers[pending.peer]);
+        if !key.verify_answer(covered, &pending.mac1, mac) {
+            return None;
+        }
+        // Once: a responder whose cookie does not help it must not have us send initiations in a circle.
+        let at_once = !pending.with_cookie;
+        self.cookie = Some((now, key.mask(Cookie(masked), &pending.mac1)));
+        // The same key and version again.
+        self.attempts = self.attempts.saturating_sub(1);
+        Some(at_once)
+    }
+
+    /// Answers an initiation that was admitted: appends the response. False where it is not authentic or old.
     pub(super) fn on_initiation(
         &mut self,
         now: Instant,
-        (noise, covered, mac1): (&[u8], &[u8], &[u8]),
+        initiation: &InitiationDatagram<'_>,
         session_expects: u64,
         out: &mut Vec<u8>,
     ) -> bool {
-        if !self.mac_in.verify(covered, mac1) {
-            return false;
-        }
         let index = self.fresh_index();
         let reply = Payload { instance: self.instance, index, counter: 0 }.encode();
         let seed = self.fresh_seed();
         let peer_counter = self.peer_counter;
         let mut theirs = None;
-        let answer = respond(&self.local, &self.peer, self.psk.as_ref(), seed, PROLOGUE, noise, |payload| {
+        let noise = initiation.noise;
+        let answer = respond(&self.local, &self.peers, self.psk.as_ref(), seed, PROLOGUE, noise, |payload| {
             let payload = Payload::decode(payload)?;
             if peer_counter
                 .is_some_and(|(instance, counter)| instance == payload.instance && counter >= payload.counter)
@@ -211,10 +253,11 @@ impl Keyring {
             sealed: 0,
             initiator: false,
             peer_instance: theirs.instance,
+            peer: answer.peer,
         });
         let start = out.len();
-        wire::encode_response(theirs.index, &answer.message, out);
-        let mac1 = self.mac_out.tag(&out[start..]);
+        wire::encode_response(initiation.version, theirs.index, &answer.message, out);
+        let mac1 = Mac1Key::new(&self.peers[answer.peer]).tag(&out[start..]);
         out.extend_from_slice(&mac1);
         true
     }
@@ -223,17 +266,20 @@ impl Keyring {
     pub(super) fn on_response(
         &mut self,
         now: Instant,
-        receiver: u32,
+        (version, receiver): (u8, u32),
         (noise, covered, mac1): (&[u8], &[u8], &[u8]),
         session_expects: u64,
     ) -> Option<Continuity> {
-        let pending = self.pending.as_mut().filter(|pending| pending.index == receiver)?;
+        let pending =
+            self.pending.as_mut().filter(|pending| pending.index == receiver && pending.version == version)?;
         if !self.mac_in.verify(covered, mac1) {
             return None;
         }
         let (keys, payload) = pending.initiation.finish(noise).ok()?;
         let theirs = Payload::decode(&payload)?;
+        let peer = pending.peer;
         self.pending = None;
+        self.attempts = 0;
         let same = self.peer_instance == Some(theirs.instance);
         self.insert(Epoch {
             local_index: receiver,
@@ -246,6 +292,7 @@ impl Keyring {
             sealed: 0,
             initiator: true,
             peer_instance: theirs.instance,
+            peer,
         });
         Some(self.use_epoch(receiver, theirs.instance))
     }
@@ -262,6 +309,8 @@ impl Keyring {
 
     fn use_epoch(&mut self, local_index: u32, peer_instance: u64) -> Continuity {
         self.sending = Some(local_index);
+        let used = self.epochs.iter().find(|epoch| epoch.local_index == local_index);
+        self.peer = used.map_or(self.peer, |epoch| epoch.peer);
         if self.peer_instance.replace(peer_instance) == Some(peer_instance) {
             return Continuity::Same;
         }

@@ -3,15 +3,19 @@
 //! One [`Channel`] speaks to one peer. It does no I/O: datagrams, time and a seed go in; datagrams, events and the
 //! next deadline come out. After every input drain [`Channel::poll_event`] and [`Channel::poll_transmit`].
 
+mod admission;
 mod drain;
 mod keyring;
+mod pmtu;
 mod ranges;
 mod received;
 mod recv_stream;
 mod ring;
+mod route;
 mod send_stream;
 mod sent;
 mod session;
+mod stats;
 mod streams;
 mod wire;
 
@@ -19,13 +23,17 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use rand_chacha::rand_core::Rng;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use self::admission::{Admission, Doorkeeper};
 use self::keyring::{Continuity, Keyring};
+use self::pmtu::MtuSearch;
+use self::route::{Move, Route};
 use self::session::Session;
-use self::wire::Datagram;
-use crate::crypto::TAG_LEN;
-use crate::rate::Phase;
+pub use self::stats::ChannelStats;
+use self::wire::{Datagram, InitiationDatagram};
+use crate::crypto::{PrivateKey, TAG_LEN};
 use crate::units::{BitRate, ByteCount, Instant};
 
 /// One bidirectional stream of a session: two byte streams, one each way.
@@ -42,14 +50,28 @@ pub struct ChannelConfig {
     pub private_key: [u8; 32],
     /// The peer's static public key, pinned.
     pub peer_public_key: [u8; 32],
+    /// The key the peer is about to change to: accepted as well.
+    pub peer_next_public_key: Option<[u8; 32]>,
     /// Optional pre-shared key mixed into the handshake.
     pub preshared_key: Option<[u8; 32]>,
     /// Where the peer listens; `None`: wait until it speaks first.
     pub peer_address: Option<SocketAddr>,
-    /// Largest IP packet the WAN carries, as the operator knows it (1500 unless said).
-    pub path_mtu: usize,
+    /// Largest IP packet that carries a datagram.
+    pub path_mtu: PathMtu,
     /// The operator's cap on what we send, wire bytes; `None`: the rate controller alone decides.
     pub rate: Option<BitRate>,
+}
+
+/// How long the channel's datagrams may be, as IP packets in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PathMtu {
+    /// The operator knows: never longer, and never tried.
+    Fixed(usize),
+    /// Found by probing (RFC 8899), and followed when it changes.
+    Discover {
+        /// No longer than this: what our own interface takes.
+        max: usize,
+    },
 }
 
 /// Why a stream ended early, as its ends tell each other (application error code of RESET).
@@ -78,7 +100,8 @@ pub enum Event {
     Opened(StreamId),
     /// There are new bytes, or the end, to [`Channel::peek`].
     Readable(StreamId),
-    /// There is room to [`Channel::write`] again after it took less than offered.
+    /// There is room to [`Channel::write`] again after it took less than offered, or the peer has consumed what
+    /// [`Channel::wake_when_consumed`] asked for.
     Writable(StreamId),
     /// The peer reset the stream; it is gone.
     Reset(StreamId, ResetCode),
@@ -93,55 +116,6 @@ pub enum ChannelState {
     Up,
     /// A session exists, but the peer is silent.
     Silent,
-}
-
-/// Counters and gauges of one channel.
-#[derive(Clone, Debug)]
-pub struct ChannelStats {
-    /// Its state.
-    pub state: ChannelState,
-    /// Where the peer was last heard.
-    pub peer_address: Option<SocketAddr>,
-    /// Smoothed RTT (RFC 9002 section 5.3).
-    pub srtt: Option<Duration>,
-    /// Smallest RTT of the current window: propagation delay.
-    pub min_rtt: Option<Duration>,
-    /// What the path delivers, wire bytes.
-    pub delivery_rate: BitRate,
-    /// What we pace at.
-    pub pacing_rate: BitRate,
-    /// Sent and not yet acknowledged or lost.
-    pub bytes_in_flight: ByteCount,
-    /// Datagrams sent, all kinds.
-    pub datagrams_sent: u64,
-    /// Authentic datagrams received.
-    pub datagrams_received: u64,
-    /// Wire bytes sent (UDP payload + IP + UDP headers).
-    pub bytes_sent: ByteCount,
-    /// Wire bytes received.
-    pub bytes_received: ByteCount,
-    /// Datagrams declared lost.
-    pub datagrams_lost: u64,
-    /// Of those, acknowledged later after all (spurious).
-    pub datagrams_lost_spuriously: u64,
-    /// Stream bytes sent a second time or more.
-    pub bytes_retransmitted: ByteCount,
-    /// Datagrams dropped because they were malformed, forged, replayed or of another version.
-    pub datagrams_refused: u64,
-    /// Pacing credit lost because the appliance came too late for it, although there was something to send.
-    pub pacing_credit_unused: ByteCount,
-    /// What the rate controller is doing.
-    pub phase: Option<Phase>,
-    /// Queueing delay on the path, as the last round showed it.
-    pub queue: Duration,
-    /// Loss that the path has whatever we do, in permille.
-    pub own_loss_permille: u64,
-    /// Streams open.
-    pub streams: usize,
-    /// Memory of stream buffers.
-    pub memory: ByteCount,
-    /// Undelivered stream bytes: written, and not yet consumed by the far appliance.
-    pub backlog: ByteCount,
 }
 
 /// Datagrams to one destination, back to back in the caller's buffer.
@@ -170,27 +144,29 @@ pub const SILENCE_MAX: Duration = Duration::from_millis(2500);
 const INITIATION_RETRY: Duration = Duration::from_millis(500);
 /// Datagrams handed out as one batch at most: what UDP GSO takes.
 const BATCH_MAX: usize = 44;
+/// Nothing authentic heard for this long, in which two keep-alives were due: the peer may have started anew, which a
+/// handshake would show.
+const DOUBT_AFTER: Duration = Duration::from_millis(1200);
 /// Handshake datagrams waiting to leave at most.
 const HANDSHAKES_QUEUED_MAX: usize = 4;
 /// Copies of a goodbye.
 const CLOSE_COPIES: u32 = 3;
-/// Responses per second at most: each costs two Diffie-Hellman operations.
-const RESPONSES_PER_SECOND: u32 = 50;
 
 /// Reliable streams to one peer.
 #[derive(Debug)]
 pub struct Channel {
     config: ChannelConfig,
     keyring: Keyring,
+    doorkeeper: Doorkeeper,
+    route: Route,
     session: Option<Session>,
-    peer_address: Option<SocketAddr>,
     heard: Instant,
     silent: bool,
     initiate_at: Option<Instant>,
     initiated: Option<Instant>,
+    attempts: usize,
     handshakes: VecDeque<(SocketAddr, Vec<u8>)>,
     events: VecDeque<Event>,
-    responses: (Instant, u32),
     counters: Counters,
 }
 
@@ -202,35 +178,47 @@ struct Counters {
     bytes_received: u64,
     datagrams_refused: u64,
     ended: session::SessionCounters,
+    mtu_ended: pmtu::MtuCounters,
 }
 
 impl Channel {
     /// A channel that begins to connect at once. `seed` feeds key generation and jitter, and tells this start of the
     /// appliance from every other: from the OS in the appliance, fixed in the simulator.
     pub fn new(config: ChannelConfig, now: Instant, seed: [u8; 32]) -> Self {
+        // A stream of its own, so that what an attacker learns of one use of the seed says nothing of the other.
+        let mut secrets = ChaCha20Rng::from_seed(seed);
+        secrets.set_stream(1);
+        let mut cookie_seed = [0; 32];
+        secrets.fill_bytes(&mut cookie_seed);
         Channel {
             keyring: Keyring::new(&config, seed),
+            doorkeeper: Doorkeeper::new(now, &PrivateKey(config.private_key).public_key(), cookie_seed),
+            route: Route::new(config.peer_address),
             session: None,
-            peer_address: config.peer_address,
             heard: now,
             silent: false,
             initiate_at: config.peer_address.map(|_| now),
             initiated: None,
+            attempts: 0,
             handshakes: VecDeque::new(),
             events: VecDeque::new(),
-            responses: (now, 0),
             counters: Counters::default(),
             config,
         }
     }
 
-    /// Bytes of IP and UDP headers in front of a datagram.
-    fn header_bytes(&self) -> usize {
-        if self.peer_address.is_some_and(|address| address.is_ipv6()) { 48 } else { 28 }
+    fn is_ipv6(&self) -> bool {
+        self.route.address().is_some_and(|address| address.is_ipv6())
     }
 
-    fn payload_max(&self) -> usize {
-        self.config.path_mtu - self.header_bytes() - wire::SEALED_HEADER_LEN - TAG_LEN
+    /// Bytes of IP and UDP headers in front of a datagram.
+    fn header_bytes(&self) -> usize {
+        if self.is_ipv6() { 48 } else { 28 }
+    }
+
+    /// Bytes a datagram costs on the wire beyond its payload.
+    fn wire_overhead(&self) -> u64 {
+        (self.header_bytes() + wire::SEALED_HEADER_LEN + TAG_LEN) as u64
     }
 
     fn expected_number(&self) -> u64 {
@@ -244,13 +232,22 @@ impl Channel {
         let len = datagram.len();
         let accepted = match wire::parse_datagram(datagram) {
             Some(Datagram::Sealed { receiver, number, header, body }) => {
-                self.on_sealed(now, from, (receiver, number, header), body)
+                self.on_sealed(now, (from, len), (receiver, number, header), body)
             }
-            Some(Datagram::Initiation { noise, covered, mac1 }) => {
-                self.on_initiation(now, from, (noise, covered, mac1))
+            Some(Datagram::Initiation(initiation)) => self.on_initiation(now, from, &initiation),
+            Some(Datagram::Response { version, receiver, noise, covered, mac1 }) => {
+                self.on_response(now, from, (version, receiver), (noise, covered, mac1))
             }
-            Some(Datagram::Response { receiver, noise, covered, mac1 }) => {
-                self.on_response(now, from, receiver, (noise, covered, mac1))
+            Some(Datagram::Cookie { masked, covered, mac }) => {
+                match self.keyring.on_cookie(now, masked, covered, mac) {
+                    Some(at_once) => {
+                        if at_once {
+                            self.initiate_at = Some(now);
+                        }
+                        true
+                    }
+                    None => false,
+                }
             }
             None => false,
         };
@@ -265,7 +262,7 @@ impl Channel {
     fn on_sealed(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        (from, len): (SocketAddr, usize),
         (receiver, number, header): (u32, u32, [u8; wire::SEALED_HEADER_LEN]),
         body: &mut [u8],
     ) -> bool {
@@ -274,15 +271,14 @@ impl Channel {
             return false;
         };
         if continuity == Continuity::New {
+            self.route.settle(from);
             self.begin_session(now, None);
         }
         self.on_heard(now);
-        // The newest packet tells where the peer is: a NAT may have moved it.
-        if number >= expected {
-            self.peer_address = Some(from);
-        }
         let Some(session) = &mut self.session else { return false };
-        match session.on_payload(now, number, plaintext) {
+        let outcome = session.on_payload(now, number, plaintext);
+        self.follow_peer(now, (from, len), number >= expected);
+        match outcome {
             Ok(None) => true,
             Ok(Some(session::Closed)) => {
                 self.end_session(DownReason::PeerClosed);
@@ -294,32 +290,62 @@ impl Channel {
         }
     }
 
-    fn on_initiation(&mut self, now: Instant, from: SocketAddr, parts: (&[u8], &[u8], &[u8])) -> bool {
-        if now - self.responses.0 >= Duration::from_secs(1) {
-            self.responses = (now, 0);
+    /// Follows the peer to where its newest datagram came from.
+    fn follow_peer(&mut self, now: Instant, (from, len): (SocketAddr, usize), newest: bool) {
+        let Some(session) = &mut self.session else { return };
+        let moved = self.route.on_datagram(now, from, len, newest, (session.next_number(), session.pto()));
+        if moved == Move::Probation {
+            session.ping();
         }
-        if self.responses.1 >= RESPONSES_PER_SECOND || self.handshakes.len() >= HANDSHAKES_QUEUED_MAX {
+        if let Some(since) = self.route.on_acked(session.largest_acked()) {
+            self.on_new_path(now, now - since);
+        }
+        self.restrict_session();
+    }
+
+    /// The peer is at another IP address: what was learned of the way there is void. `rtt`: a first idea of the new.
+    fn on_new_path(&mut self, now: Instant, rtt: Duration) {
+        let mtu = MtuSearch::new(now, self.config.path_mtu, self.is_ipv6());
+        let overhead = self.wire_overhead();
+        if let Some(session) = &mut self.session {
+            session.on_new_path(now, (mtu, overhead), self.config.rate, rtt);
+        }
+    }
+
+    fn restrict_session(&mut self) {
+        if let Some(session) = &mut self.session {
+            session.set_restricted(self.route.is_on_probation());
+        }
+    }
+
+    fn on_initiation(&mut self, now: Instant, from: SocketAddr, initiation: &InitiationDatagram<'_>) -> bool {
+        let known = self.route.knows(from);
+        if self.doorkeeper.judge(now, from, known, initiation) == Admission::Refuse
+            || self.handshakes.len() >= HANDSHAKES_QUEUED_MAX
+        {
             return false;
         }
         let mut response = Vec::new();
         let expected = self.expected_number();
-        if !self.keyring.on_initiation(now, parts, expected, &mut response) {
+        if !self.keyring.on_initiation(now, initiation, expected, &mut response) {
             return false;
         }
-        self.responses.1 += 1;
         self.handshakes.push_back((from, response));
         true
     }
 
-    fn on_response(&mut self, now: Instant, from: SocketAddr, receiver: u32, parts: (&[u8], &[u8], &[u8])) -> bool {
+    fn on_response(&mut self, now: Instant, from: SocketAddr, index: (u8, u32), parts: (&[u8], &[u8], &[u8])) -> bool {
         let expected = self.expected_number();
-        let Some(continuity) = self.keyring.on_response(now, receiver, parts, expected) else { return false };
+        let Some(continuity) = self.keyring.on_response(now, index, parts, expected) else { return false };
         let rtt = self.initiated.take().map(|at| now - at);
-        self.initiate_at = None;
-        self.peer_address = Some(from);
+        (self.initiate_at, self.attempts) = (None, 0);
+        let moved = self.route.settle(from);
         if continuity == Continuity::New {
             self.begin_session(now, rtt);
+        } else if moved {
+            self.on_new_path(now, rtt.unwrap_or(SILENCE_MAX));
         }
+        self.restrict_session();
         // The responder seals with the new epoch only after it has opened something with it.
         if let Some(session) = &mut self.session {
             session.ping();
@@ -332,10 +358,9 @@ impl Channel {
         if self.session.is_some() {
             self.end_session(DownReason::PeerRestarted);
         }
-        let payload_max = self.payload_max();
-        let overhead = (self.config.path_mtu - payload_max) as u64;
+        let mtu = MtuSearch::new(now, self.config.path_mtu, self.is_ipv6());
         let even = self.keyring.opens_even();
-        self.session = Some(Session::new(now, even, (payload_max, overhead), self.config.rate, handshake_rtt));
+        self.session = Some(Session::new(now, even, (mtu, self.wire_overhead()), self.config.rate, handshake_rtt));
         self.heard = now;
         self.silent = false;
         self.initiate_at = None;
@@ -348,12 +373,18 @@ impl Channel {
             ended.datagrams_lost += last.datagrams_lost;
             ended.datagrams_lost_spuriously += last.datagrams_lost_spuriously;
             ended.bytes_retransmitted += last.bytes_retransmitted;
+            let mtu = session.path_mtu().1;
+            self.counters.mtu_ended.probes += mtu.probes;
+            self.counters.mtu_ended.black_holes += mtu.black_holes;
             self.events.push_back(Event::Down(reason));
         }
         self.silent = false;
     }
 
     fn on_heard(&mut self, now: Instant) {
+        if now - self.heard >= DOUBT_AFTER && !self.keyring.rekey_at().is_some_and(|at| at <= now) {
+            self.initiate_at = None;
+        }
         self.heard = now;
         if std::mem::take(&mut self.silent) {
             self.initiate_at = None;
@@ -370,9 +401,14 @@ impl Channel {
             if !self.silent && now - self.heard >= SILENCE_MAX {
                 self.silent = true;
                 self.events.push_back(Event::Down(DownReason::Silent));
-                // It may have started anew without our noticing.
-                self.initiate_at = self.peer_address.map(|_| now);
             }
+        }
+        if self.route.on_timeout(now) {
+            self.restrict_session();
+        }
+        // Silence of the peer: it may have started anew without our noticing.
+        if self.doubt_at().is_some_and(|at| at <= now) {
+            self.initiate_at = self.route.address().map(|_| now);
         }
         let rekey = !self.silent && self.keyring.rekey_at().is_some_and(|at| at <= now);
         if rekey && self.initiate_at.is_none() {
@@ -384,44 +420,61 @@ impl Channel {
     }
 
     fn initiate(&mut self, now: Instant) {
-        let Some(address) = self.peer_address.or(self.config.peer_address) else {
+        let Some(address) = self.route.initiation_address(self.attempts) else {
             self.initiate_at = None;
             return;
         };
+        self.attempts = self.attempts.wrapping_add(1);
         let jitter = self.keyring.rng().next_u64() % (INITIATION_RETRY.as_nanos() as u64 / 2);
         self.initiate_at = Some(now + INITIATION_RETRY + Duration::from_nanos(jitter));
         self.initiated = Some(now);
         self.handshakes.retain(|(_, datagram)| datagram.first() != Some(&1));
         let mut datagram = Vec::new();
-        self.keyring.initiate(&mut datagram);
+        self.keyring.initiate(now, &mut datagram);
         self.handshakes.push_back((address, datagram));
+    }
+
+    /// When the peer's silence begins to mean something.
+    fn doubt_at(&self) -> Option<Instant> {
+        (self.session.is_some() && self.initiate_at.is_none()).then(|| self.heard + DOUBT_AFTER)
     }
 
     /// When [`Channel::handle_timeout`] or [`Channel::poll_transmit`] has work next, if nothing arrives before. A
     /// moment in the past means: now.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let handshake = (!self.handshakes.is_empty()).then_some(Instant::ZERO);
+        let handshake = (!self.handshakes.is_empty() || self.doorkeeper.has_cookies()).then_some(Instant::ZERO);
         let silence = (self.session.is_some() && !self.silent).then(|| self.heard + SILENCE_MAX);
         let rekey = if self.silent || self.initiate_at.is_some() { None } else { self.keyring.rekey_at() };
-        let session = self.session.as_ref().and_then(Session::poll_timeout);
-        [handshake, silence, rekey, session, self.initiate_at].into_iter().flatten().min()
+        let session = self.session.as_ref().filter(|_| self.route.may_send()).and_then(Session::poll_timeout);
+        let route = self.route.poll_timeout();
+        [handshake, silence, rekey, session, route, self.doubt_at(), self.initiate_at].into_iter().flatten().min()
     }
 
     // --- what leaves ---
 
     /// Appends the next datagrams that may leave at `now` to `out`; `None` when nothing may.
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Transmit> {
-        if let Some((destination, datagram)) = self.handshakes.pop_front() {
+        if let Some((destination, datagram)) = self.handshakes.pop_front().or_else(|| self.doorkeeper.poll_cookie()) {
             out.extend_from_slice(&datagram);
             self.note_sent(1, datagram.len());
             return Some(Transmit { destination, segment_size: datagram.len(), len: datagram.len() });
         }
-        let destination = self.peer_address?;
-        if !self.keyring.can_seal() {
+        let destination = self.route.address()?;
+        if !self.keyring.can_seal() || !self.route.may_send() {
             return None;
         }
         let session = self.session.as_mut()?;
         let start = out.len();
+        out.resize(start + wire::SEALED_HEADER_LEN, 0);
+        if let Some(payload) = session.poll_mtu_payload(now, out) {
+            out.resize(out.len() + TAG_LEN, 0);
+            self.keyring.seal(payload.number, &mut out[start..]);
+            let len = out.len() - start;
+            self.note_sent(1, len);
+            self.route.on_sent(len);
+            return Some(Transmit { destination, segment_size: len, len });
+        }
+        out.truncate(start);
         let mut segment_size = 0;
         let mut count = 0;
         while count < BATCH_MAX {
@@ -449,6 +502,7 @@ impl Channel {
         }
         let len = out.len() - start;
         self.note_sent(count, len);
+        self.route.on_sent(len);
         Some(Transmit { destination, segment_size, len })
     }
 
@@ -491,6 +545,23 @@ impl Channel {
         self.session.as_mut().map_or(0, |session| session.streams.write(id, bytes))
     }
 
+    /// Bytes of our direction that the far end has consumed, as far as is known here.
+    pub fn consumed(&self, id: StreamId) -> u64 {
+        self.session.as_ref().map_or(0, |session| session.streams.consumed_of(id))
+    }
+
+    /// An [`Event::Writable`] follows as soon as [`Channel::consumed`] is at least `offset`.
+    pub fn wake_when_consumed(&mut self, id: StreamId, offset: u64) {
+        if let Some(session) = &mut self.session {
+            session.streams.wake_when_consumed(id, offset);
+        }
+    }
+
+    /// Bytes of all streams that wait to be sent a first time.
+    pub fn unsent(&self) -> ByteCount {
+        ByteCount::new(self.session.as_ref().map_or(0, |session| session.streams.unsent()))
+    }
+
     /// No more bytes will be written in our direction.
     pub fn finish(&mut self, id: StreamId) {
         if let Some(session) = &mut self.session {
@@ -508,6 +579,11 @@ impl Channel {
     /// Copies the next in-order bytes that have arrived into `out` without consuming them (up to `out.len()`).
     pub fn peek(&self, id: StreamId, out: &mut [u8]) -> usize {
         self.session.as_ref().map_or(0, |session| session.streams.peek(id, out))
+    }
+
+    /// The next `len` in-order bytes where they lie, in at most two pieces; fewer if fewer have arrived.
+    pub fn peek_slices(&self, id: StreamId, len: usize) -> (&[u8], &[u8]) {
+        self.session.as_ref().map_or((&[], &[]), |session| session.streams.peek_slices(id, len))
     }
 
     /// In-order bytes that wait to be consumed.
@@ -548,45 +624,17 @@ impl Channel {
         self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().delivery_rate())
     }
 
+    /// Smoothed RTT, or what it is taken for before the first measurement; zero without a session.
+    pub fn srtt(&self) -> Duration {
+        self.session.as_ref().map_or(Duration::ZERO, |session| session.rtt().srtt())
+    }
+
     /// The state of the channel.
     pub fn state(&self) -> ChannelState {
         match (&self.session, self.silent) {
             (None, _) => ChannelState::Connecting,
             (Some(_), false) => ChannelState::Up,
             (Some(_), true) => ChannelState::Silent,
-        }
-    }
-
-    /// Counters and gauges.
-    pub fn stats(&self) -> ChannelStats {
-        let session = self.session.as_ref();
-        let live = session.map(|session| session.counters).unwrap_or_default();
-        let (counters, ended) = (&self.counters, &self.counters.ended);
-        let controller = session.map(Session::controller);
-        let rtt = session.map(Session::rtt).filter(|rtt| rtt.is_measured());
-        ChannelStats {
-            state: self.state(),
-            peer_address: self.peer_address,
-            srtt: rtt.map(|rtt| rtt.srtt()),
-            min_rtt: rtt.and_then(|rtt| rtt.min_rtt()),
-            delivery_rate: controller.map_or(BitRate::ZERO, |controller| controller.delivery_rate()),
-            pacing_rate: self.pacing_rate(),
-            bytes_in_flight: session.map_or(ByteCount::ZERO, Session::in_flight),
-            datagrams_sent: counters.datagrams_sent,
-            datagrams_received: counters.datagrams_received,
-            bytes_sent: ByteCount::new(counters.bytes_sent),
-            bytes_received: ByteCount::new(counters.bytes_received),
-            datagrams_lost: ended.datagrams_lost + live.datagrams_lost,
-            datagrams_lost_spuriously: ended.datagrams_lost_spuriously + live.datagrams_lost_spuriously,
-            bytes_retransmitted: ByteCount::new(ended.bytes_retransmitted + live.bytes_retransmitted),
-            datagrams_refused: counters.datagrams_refused,
-            pacing_credit_unused: session.map_or(ByteCount::ZERO, Session::unused_credit),
-            phase: controller.map(|controller| controller.phase()),
-            queue: controller.map_or(Duration::ZERO, |controller| controller.queue()),
-            own_loss_permille: controller.map_or(0, |controller| controller.own_loss_permille()),
-            streams: session.map_or(0, |session| session.streams.len()),
-            memory: ByteCount::from(session.map_or(0, |session| session.streams.memory())),
-            backlog: ByteCount::new(session.map_or(0, |session| session.streams.backlog())),
         }
     }
 }

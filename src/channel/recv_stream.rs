@@ -93,6 +93,11 @@ impl RecvStream {
         len
     }
 
+    /// The next bytes where they lie.
+    pub(super) fn peek_slices(&self, len: usize) -> (&[u8], &[u8]) {
+        self.ring.slices(self.ring.base(), len.min(self.readable()))
+    }
+
     /// Consumes bytes; at most what is readable.
     pub(super) fn consume(&mut self, len: usize) {
         self.ring.advance(self.ring.base() + len.min(self.readable()) as u64);

@@ -81,6 +81,16 @@ impl ByteRing {
         out[split..].copy_from_slice(&self.storage[..rest]);
     }
 
+    /// Bytes from an absolute offset where they lie, in two pieces where they cross the end of the ring.
+    pub(super) fn slices(&self, offset: u64, len: usize) -> (&[u8], &[u8]) {
+        debug_assert!(offset >= self.base && offset + len as u64 <= self.end);
+        if len == 0 {
+            return (&[], &[]);
+        }
+        let first = self.chunk(offset, len);
+        (first, &self.storage[..len - first.len()])
+    }
+
     /// Appends bytes from an absolute offset to `out`.
     pub(super) fn append_to(&self, offset: u64, len: usize, out: &mut Vec<u8>) {
         debug_assert!(offset >= self.base && offset + len as u64 <= self.end);
@@ -135,6 +145,8 @@ mod tests {
                 let expected: Vec<u8> = (read..read + take as u64).map(|at| (at % 251) as u8).collect();
                 prop_assert_eq!(&out, &expected);
                 prop_assert_eq!(&appended, &expected);
+                let (head, tail) = ring.slices(read, take);
+                prop_assert_eq!(&[head, tail].concat(), &expected);
                 read += take as u64;
                 ring.advance(read);
                 prop_assert_eq!((ring.base(), ring.end()), (read, written));

@@ -51,6 +51,16 @@ impl SendStream {
         self.unacked
     }
 
+    /// Written and not yet sent once.
+    pub(super) fn unsent(&self) -> u64 {
+        self.ring.end() - self.next
+    }
+
+    /// Bytes the peer's end has taken out.
+    pub(super) fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
     /// Bytes that may still be written under the peer's credit.
     pub(super) fn credit(&self) -> u64 {
         if self.finished { 0 } else { self.limit.saturating_sub(self.ring.end()) }

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
+use super::pmtu::MtuProbe;
 use super::ranges::RangeSet;
 use super::{ResetCode, StreamId};
 use crate::rate::{RttEstimator, SendSnapshot};
@@ -27,9 +28,16 @@ const REORDERING_MEMORY: Duration = Duration::from_secs(30);
 /// What to do when a datagram is acknowledged or lost.
 #[derive(Clone, Debug)]
 pub(super) enum SentFrame {
-    Stream { stream: StreamId, offset: u64, len: u32, fin: bool },
+    Stream {
+        stream: StreamId,
+        offset: u64,
+        len: u32,
+        fin: bool,
+    },
     Credit(StreamId),
     Reset(StreamId, ResetCode),
+    /// Nothing but padding, to learn whether the path carries so much. Its loss says nothing else.
+    MtuProbe(MtuProbe),
 }
 
 pub(super) type SentFrames = SmallVec<[SentFrame; 2]>;
@@ -68,6 +76,7 @@ pub(super) struct Acked {
 /// A lost datagram.
 #[derive(Debug)]
 pub(super) struct Lost {
+    pub(super) number: u64,
     pub(super) bytes: u64,
     pub(super) low: bool,
     pub(super) frames: SentFrames,
@@ -224,8 +233,12 @@ impl SentPackets {
                 }
                 packet.fate = Fate::Lost;
                 self.in_flight -= u64::from(packet.bytes);
-                let bytes = u64::from(packet.bytes);
-                on_lost(Lost { bytes, low: packet.low, frames: std::mem::take(&mut packet.frames) });
+                on_lost(Lost {
+                    number: self.cursor,
+                    bytes: u64::from(packet.bytes),
+                    low: packet.low,
+                    frames: std::mem::take(&mut packet.frames),
+                });
             }
             self.cursor += 1;
         }
@@ -266,6 +279,18 @@ impl SentPackets {
     pub(super) fn oldest_in_flight(&self) -> Option<&SentFrames> {
         let start = (self.cursor.max(self.base) - self.base) as usize;
         self.packets.range(start.min(self.packets.len())..).find(|sent| sent.fate == Fate::InFlight).map(|s| &s.frames)
+    }
+
+    /// The largest number acknowledged.
+    pub(super) fn largest_acked(&self) -> Option<u64> {
+        self.largest_acked
+    }
+
+    /// When the oldest datagram in flight left.
+    pub(super) fn oldest_in_flight_at(&self) -> Option<Instant> {
+        let start = (self.cursor.max(self.base) - self.base) as usize;
+        let oldest = self.packets.range(start.min(self.packets.len())..).find(|sent| sent.fate == Fate::InFlight);
+        oldest.map(|sent| sent.snapshot.sent)
     }
 
     /// When the last datagram that expects an ack left.

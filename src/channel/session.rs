@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::drain::DrainMeter;
+use super::pmtu::{MtuCounters, MtuDatagram, MtuSearch};
 use super::received::{ACK_DELAY_MAX, Received};
 use super::sent::{SentFrame, SentFrames, SentPackets};
 use super::streams::Streams;
@@ -65,6 +66,10 @@ pub(super) struct Session {
     wire_overhead: u64,
     /// Longest payload of a datagram.
     payload_max: usize,
+    mtu: MtuSearch,
+    restricted: bool,
+    /// What was sent before this number went another way: it says nothing of this path's RTT.
+    path_began: u64,
     probes: u32,
     probe_data_due: bool,
     ping_due: bool,
@@ -83,7 +88,7 @@ impl Session {
     pub(super) fn new(
         now: Instant,
         even: bool,
-        (payload_max, wire_overhead): (usize, u64),
+        (mtu, wire_overhead): (MtuSearch, u64),
         cap: Option<BitRate>,
         handshake_rtt: Option<Duration>,
     ) -> Self {
@@ -91,7 +96,7 @@ impl Session {
         if let Some(sample) = handshake_rtt {
             rtt.on_sample(now, sample, Duration::ZERO);
         }
-        let config = ControllerConfig { cap, datagram: ByteCount::new(payload_max as u64 + wire_overhead) };
+        let config = ControllerConfig { cap, datagram: ByteCount::new(mtu.current() as u64) };
         let controller = Controller::new(config, now, rtt.srtt());
         let pacer = Pacer::new(now, controller.pacing_rate());
         Session {
@@ -105,7 +110,10 @@ impl Session {
             drain: DrainMeter::new(now),
             pacer,
             wire_overhead,
-            payload_max,
+            payload_max: mtu.current() - wire_overhead as usize,
+            mtu,
+            restricted: false,
+            path_began: 0,
             probes: 0,
             probe_data_due: false,
             ping_due: true,
@@ -205,6 +213,7 @@ impl Session {
 
     fn on_ack(&mut self, now: Instant, ack: &wire::AckFrame<'_>) -> Result<(), Malformed> {
         let (streams, delivery, counters) = (&mut self.streams, &mut self.delivery, &mut self.counters);
+        let mtu = &mut self.mtu;
         let mut newest: Option<(u64, crate::rate::SendSnapshot)> = None;
         let mut low_acked = 0;
         let plausible = self.sent.on_ack(now, &self.rtt, ack.ranges(), |acked| {
@@ -213,6 +222,11 @@ impl Session {
             delivery.on_delivered(now, acked.bytes);
             if newest.is_none_or(|(number, _)| acked.number > number) {
                 newest = Some((acked.number, acked.snapshot));
+            }
+            if let [SentFrame::MtuProbe(probe)] = acked.frames[..] {
+                mtu.on_probe_acked(now, probe);
+            } else {
+                mtu.on_acked(now, acked.number, acked.bytes as usize);
             }
             for frame in acked.frames {
                 if let SentFrame::Stream { stream, offset, len, fin } = frame {
@@ -228,7 +242,7 @@ impl Session {
         self.probes = 0;
         self.probe_data_due = false;
         let mut rtt_sample = None;
-        if number == ack.largest {
+        if number == ack.largest && number >= self.path_began {
             let delay = Duration::from_micros(ack.delay_us).min(ACK_DELAY_MAX * 4);
             self.rtt.on_sample(now, now - snapshot.sent, delay);
             rtt_sample = Some(self.rtt.latest());
@@ -242,7 +256,12 @@ impl Session {
     fn detect_losses(&mut self, now: Instant, sample: Option<RateSample>, rtt: Option<Duration>) {
         let (streams, counters, low_lost) = (&mut self.streams, &mut self.counters, &mut self.low_lost);
         let mut lost_bytes = 0;
+        let mtu = &mut self.mtu;
         self.sent.detect_losses(now, &self.rtt, |lost| {
+            if let [SentFrame::MtuProbe(probe)] = lost.frames[..] {
+                return mtu.on_probe_lost(now, probe);
+            }
+            mtu.on_lost(lost.number, lost.bytes as usize);
             counters.datagrams_lost += 1;
             *low_lost += u64::from(lost.low);
             lost_bytes += lost.bytes;
@@ -251,9 +270,12 @@ impl Session {
                     SentFrame::Stream { stream, offset, len, fin } => streams.on_stream_lost(stream, offset, len, fin),
                     SentFrame::Credit(stream) => streams.on_credit_lost(stream),
                     SentFrame::Reset(stream, code) => streams.on_reset_lost(stream, code),
+                    SentFrame::MtuProbe(_) => {}
                 }
             }
         });
+        self.mtu.fall_back(now);
+        self.follow_mtu();
         let min_rtt = self.rtt.min_rtt().unwrap_or(self.rtt.srtt());
         self.controller.on_ack(&AckReport {
             now,
@@ -334,7 +356,7 @@ impl Session {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let paced = (self.streams.has_ready() && (self.probe_data_due || self.window_open()))
+        let paced = (self.streams.has_ready() && !self.restricted && (self.probe_data_due || self.window_open()))
             .then(|| if self.probe_data_due { Instant::ZERO } else { self.pacer.ready_at(u64::MAX) });
         let now_due = (self.ping_due || self.close_due > 0 || self.streams.has_resets()).then_some(Instant::ZERO);
         [
@@ -345,6 +367,7 @@ impl Session {
             self.sent.loss_deadline(&self.rtt),
             self.probe_at(),
             self.sent.last_eliciting().map(|at| at + KEEP_ALIVE),
+            self.mtu.poll_timeout(self.sent.oldest_in_flight_at(), self.rtt.srtt()).filter(|_| !self.restricted),
         ]
         .into_iter()
         .flatten()
@@ -353,6 +376,85 @@ impl Session {
 
     // --- what leaves ---
 
+    /// Cuts datagrams to the path MTU in force from now on. What was sent longer and is lost is cut anew as well.
+    fn follow_mtu(&mut self) {
+        let payload_max = self.mtu.current() - self.wire_overhead as usize;
+        if payload_max != self.payload_max {
+            self.payload_max = payload_max;
+            self.controller.set_datagram(ByteCount::new(self.mtu.current() as u64));
+        }
+    }
+
+    /// The peer is somewhere else: what was learned of the path to it is void. `rtt`: a first idea of the new one.
+    pub(super) fn on_new_path(
+        &mut self,
+        now: Instant,
+        (mtu, wire_overhead): (MtuSearch, u64),
+        cap: Option<BitRate>,
+        rtt: Duration,
+    ) {
+        self.mtu.replace(mtu);
+        self.wire_overhead = wire_overhead;
+        self.payload_max = self.mtu.current() - wire_overhead as usize;
+        self.rtt = RttEstimator::default();
+        self.rtt.on_sample(now, rtt, Duration::ZERO);
+        let config = ControllerConfig { cap, datagram: ByteCount::new(self.mtu.current() as u64) };
+        self.controller = Controller::new(config, now, self.rtt.srtt());
+        self.pacer.set_rate(now, self.controller.pacing_rate(), self.rtt.srtt());
+        self.path_began = self.sent.next_number();
+    }
+
+    /// While restricted, no stream bytes leave and no probes of the path: the peer's address is not proven.
+    pub(super) fn set_restricted(&mut self, restricted: bool) {
+        self.restricted = restricted;
+    }
+
+    /// The number of the next payload.
+    pub(super) fn next_number(&self) -> u64 {
+        self.sent.next_number()
+    }
+
+    /// The largest number the peer has acknowledged.
+    pub(super) fn largest_acked(&self) -> Option<u64> {
+        self.sent.largest_acked()
+    }
+
+    /// The probe timeout (RFC 9002 section 6.2).
+    pub(super) fn pto(&self) -> Duration {
+        self.rtt.pto(ACK_DELAY_MAX)
+    }
+
+    /// The path MTU in force, as IP packets, and what the search for it has done.
+    pub(super) fn path_mtu(&self) -> (usize, MtuCounters) {
+        (self.mtu.current(), self.mtu.counters())
+    }
+
+    /// Appends the payload that the search for the path MTU wants to leave now, padded or as small as can be. It leaves
+    /// alone, and may be longer than all others.
+    pub(super) fn poll_mtu_payload(&mut self, now: Instant, out: &mut Vec<u8>) -> Option<Payload> {
+        if self.restricted {
+            return None;
+        }
+        let oldest = self.sent.oldest_in_flight_at();
+        let datagram = self.mtu.poll(now, oldest, self.rtt.srtt())?;
+        let start = out.len();
+        let mut frames = SentFrames::new();
+        wire::put_ping(out);
+        if let MtuDatagram::Probe(probe) = datagram {
+            out.resize(start + usize::from(probe.size) - self.wire_overhead as usize, wire::PADDING);
+            frames.push(SentFrame::MtuProbe(probe));
+        }
+        let wire_bytes = (out.len() - start) as u64 + self.wire_overhead;
+        self.pacer.on_sent(wire_bytes);
+        if !self.streams.has_ready() {
+            self.delivery.on_app_limited(ByteCount::new(self.sent.in_flight() + wire_bytes));
+        }
+        let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()), wire_bytes);
+        let number = self.sent.next_number();
+        self.sent.on_sent(snapshot, wire_bytes, false, true, frames);
+        Some(Payload { number })
+    }
+
     /// Appends the next payload that may leave now. `first`: it begins a batch, so paced data waits until a quantum's
     /// worth of credit is there.
     pub(super) fn poll_payload(&mut self, now: Instant, first: bool, out: &mut Vec<u8>) -> Option<Payload> {
@@ -360,7 +462,7 @@ impl Session {
             self.credit_deadline = Some(now + ACK_DELAY_MAX);
         }
         let datagram = self.payload_max as u64 + self.wire_overhead;
-        let wants_data = self.streams.has_ready();
+        let wants_data = self.streams.has_ready() && !self.restricted;
         let open = self.window_open();
         let credit = self.pacer.available(now, self.was_busy);
         let paced = if first { self.pacer.ready_at(u64::MAX) <= now } else { credit >= datagram };

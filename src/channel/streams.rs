@@ -29,6 +29,8 @@ struct Stream {
     credit: bool,
     /// A write took less than offered.
     blocked: bool,
+    /// The writer wants to know when the peer has consumed up to here.
+    awaited: Option<u64>,
     /// A readable event waits to be polled.
     notified: bool,
     /// Consumed offset when the window was last judged.
@@ -52,6 +54,8 @@ pub(super) struct Streams {
     backlog: u64,
     /// Written and not known to have arrived, all streams.
     unacked: u64,
+    /// Written and not yet sent once, all streams.
+    unsent: u64,
     /// Bytes the peer has consumed, all streams there ever were.
     consumed: u64,
     /// Streams with backlog.
@@ -74,6 +78,7 @@ impl Streams {
             events: VecDeque::new(),
             backlog: 0,
             unacked: 0,
+            unsent: 0,
             consumed: 0,
             active: 0,
             limit: 4 * BACKLOG_SHARE_MIN,
@@ -88,6 +93,7 @@ impl Streams {
             ready: false,
             credit: false,
             blocked: false,
+            awaited: None,
             notified: false,
             judged: 0,
         }
@@ -110,6 +116,27 @@ impl Streams {
     /// Bytes written and not consumed by the peer, all streams.
     pub(super) fn backlog(&self) -> u64 {
         self.backlog
+    }
+
+    /// Bytes written and not yet sent once, all streams.
+    pub(super) fn unsent(&self) -> u64 {
+        self.unsent
+    }
+
+    /// Bytes of a stream that the peer has consumed.
+    pub(super) fn consumed_of(&self, id: StreamId) -> u64 {
+        self.table.get(&id).map_or(0, |stream| stream.send.consumed())
+    }
+
+    /// Has a writable event follow when the peer has consumed up to `offset`.
+    pub(super) fn wake_when_consumed(&mut self, id: StreamId, offset: u64) {
+        if let Some(stream) = self.table.get_mut(&id) {
+            if stream.send.consumed() >= offset {
+                self.events.push_back(Event::Writable(id));
+            } else {
+                stream.awaited = Some(offset);
+            }
+        }
     }
 
     /// Bytes the peer has consumed so far.
@@ -145,8 +172,10 @@ impl Streams {
     fn account<R>(&mut self, id: StreamId, change: impl FnOnce(&mut Stream) -> R) -> Option<R> {
         let stream = self.table.get_mut(&id)?;
         let (before, unacked_before) = (stream.send.backlog(), stream.send.unacked());
+        let unsent_before = stream.send.unsent();
         let result = change(stream);
         let after = stream.send.backlog();
+        self.unsent = self.unsent - unsent_before + stream.send.unsent();
         self.unacked = self.unacked - unacked_before + stream.send.unacked();
         self.backlog = self.backlog - before + after;
         self.active = self.active - u64::from(before > 0) + u64::from(after > 0);
@@ -188,6 +217,7 @@ impl Streams {
         let backlog = stream.send.backlog();
         self.backlog -= backlog;
         self.unacked -= stream.send.unacked();
+        self.unsent -= stream.send.unsent();
         self.active -= u64::from(backlog > 0);
         true
     }
@@ -231,6 +261,9 @@ impl Streams {
             let Some(stream) = self.table.get_mut(&id) else { continue };
             stream.ready = false;
             let Some(segment) = stream.send.next_segment(room(id)) else { continue };
+            if !segment.retransmission {
+                self.unsent -= segment.len as u64;
+            }
             self.enqueue_ready(id);
             return Some((id, segment));
         }
@@ -332,6 +365,12 @@ impl Streams {
         let before = self.backlog;
         let plausible = self.account(id, |stream| stream.send.on_credit(consumed, limit));
         self.consumed += before - self.backlog;
+        if let Some(stream) = self.table.get_mut(&id)
+            && stream.awaited.is_some_and(|offset| offset <= consumed)
+        {
+            stream.awaited = None;
+            self.events.push_back(Event::Writable(id));
+        }
         match plausible {
             Some(false) => Err(Violation),
             _ => Ok(()),
@@ -380,6 +419,10 @@ impl Streams {
 
     pub(super) fn peek(&self, id: StreamId, out: &mut [u8]) -> usize {
         self.table.get(&id).map_or(0, |stream| stream.recv.peek(out))
+    }
+
+    pub(super) fn peek_slices(&self, id: StreamId, len: usize) -> (&[u8], &[u8]) {
+        self.table.get(&id).map_or((&[], &[]), |stream| stream.recv.peek_slices(len))
     }
 
     pub(super) fn is_ended(&self, id: StreamId) -> bool {
@@ -434,6 +477,41 @@ mod tests {
         streams.on_stream_lost(second, 0, 100, false);
         let (id, segment) = streams.next_segment(|_| 100).unwrap();
         assert!((id == first && !segment.retransmission) || (id == second && segment.retransmission));
+    }
+
+    #[test]
+    fn what_waits_to_be_sent_is_counted_over_all_streams_and_copies_do_not_count() {
+        let mut streams = Streams::new(true);
+        let (first, second) = (streams.open().unwrap(), streams.open().unwrap());
+        streams.write(first, &[1; 300]);
+        streams.write(second, &[2; 200]);
+        assert_eq!(streams.unsent(), 500);
+        streams.next_segment(|_| 100).unwrap();
+        streams.next_segment(|_| 100).unwrap();
+        assert_eq!(streams.unsent(), 300);
+        streams.on_stream_lost(first, 0, 100, false);
+        let sent: Vec<_> = (0..2).map(|_| streams.next_segment(|_| 100).unwrap().1.retransmission).collect();
+        let expected = 300 - 100 * sent.iter().filter(|copy| !**copy).count() as u64;
+        assert!(sent.contains(&true) && streams.unsent() == expected, "{sent:?}");
+        streams.reset(first, ResetCode(0));
+        streams.reset(second, ResetCode(0));
+        assert_eq!(streams.unsent(), 0);
+    }
+
+    #[test]
+    fn a_writer_is_woken_once_when_the_peer_has_consumed_what_it_asked_for() {
+        let mut streams = Streams::new(true);
+        let id = streams.open().unwrap();
+        streams.write(id, &[1; 300]);
+        streams.wake_when_consumed(id, 200);
+        streams.on_credit(id, 199, 1 << 30).unwrap();
+        assert_eq!((streams.poll_event(), streams.consumed_of(id)), (None, 199));
+        streams.on_credit(id, 250, 1 << 30).unwrap();
+        streams.on_credit(id, 300, 1 << 30).unwrap();
+        assert_eq!(streams.poll_event(), Some(Event::Writable(id)));
+        assert_eq!(streams.poll_event(), None);
+        streams.wake_when_consumed(id, 300);
+        assert_eq!(streams.poll_event(), Some(Event::Writable(id)), "already so");
     }
 
     #[test]

@@ -3,10 +3,28 @@
 //! All integers are big endian; *varint* is QUIC's variable-length integer (RFC 9000 section 16).
 //!
 //! ```text
-//! Initiation  1 | version(1) | Noise message 1 | mac1(16)
+//! Initiation  1 | version(1) | Noise message 1 | mac1(16) | mac2(16)
 //! Response    2 | version(1) | receiver(3) | Noise message 2 | mac1(16)
+//! Cookie      3 | version(1) | masked cookie(16) | mac(16)
 //! Sealed      4 | receiver(3) | number(4) | ciphertext … | tag(16)
 //! ```
+//!
+//! `mac1` covers all before it, keyed with the receiver's public key; `mac2` covers all before it with a cookie that the
+//! receiver has given out for the sender's address, or is zero. A cookie answers an initiation without (a good) `mac2`
+//! while the receiver is under load; it is 34 bytes, and an initiation never less than 150.
+//!
+//! # Versions
+//!
+//! The version is that of everything in this file. An appliance speaks its own version N and N - 1
+//! ([`VERSIONS`]), so two sites are updated one after the other, each twice at most a version apart:
+//!
+//! - An initiation is of version N; unanswered, the next is of N - 1, and so on in turn.
+//! - Who speaks the initiation's version answers in that version, and the session's sealed datagrams are of it. The
+//!   version is part of the handshake's prologue, so that nobody in between can alter it.
+//! - Any other version gets no answer. If its `mac1` is right, it is reported with its number in status and log.
+//! - First byte, version and the initiation's last 32 bytes (`mac1`, `mac2`) keep their place and meaning in every
+//!   version, or versions could not recognise each other.
+//! - Within a version, unknown trailing bytes of a handshake payload are ignored; an unknown frame is malformed.
 //!
 //! `receiver` is the index the receiver gave its end of the epoch in the handshake; `number` the low 32 bits of the
 //! packet number, which is also the AEAD's nonce. The sealed header is the AEAD's additional data.
@@ -24,8 +42,9 @@
 
 use super::{ResetCode, StreamId};
 
-/// Version of the wire format, in handshake datagrams.
-pub(super) const VERSION: u8 = 1;
+/// Versions of the wire format that are spoken, in handshake datagrams: our own, then the one before it (the first has
+/// none).
+pub(super) const VERSIONS: [u8; 1] = [1];
 /// Header of a sealed datagram.
 pub(super) const SEALED_HEADER_LEN: usize = 8;
 /// Indices have 24 bits.
@@ -33,33 +52,58 @@ pub(super) const INDEX_MASK: u32 = 0x00ff_ffff;
 /// Ranges an ack reports at most: the newest. Older ones were in earlier acks.
 pub(super) const ACK_RANGES_MAX: usize = 256;
 
+/// What a datagram may be filled up with.
+pub(super) const PADDING: u8 = 0;
+
 const INITIATION: u8 = 1;
 const RESPONSE: u8 = 2;
+const COOKIE: u8 = 3;
 const SEALED: u8 = 4;
 const MAC_LEN: usize = crate::crypto::MAC_LEN;
 
 /// A datagram by its first byte, lengths checked.
 #[derive(Debug)]
 pub(super) enum Datagram<'a> {
-    /// A handshake's first message; `covered` is what `mac1` covers.
-    Initiation { noise: &'a [u8], covered: &'a [u8], mac1: &'a [u8] },
-    /// A handshake's answer.
-    Response { receiver: u32, noise: &'a [u8], covered: &'a [u8], mac1: &'a [u8] },
+    /// A handshake's first message, of any version.
+    Initiation(InitiationDatagram<'a>),
+    /// A handshake's answer; `covered` is what `mac1` covers.
+    Response { version: u8, receiver: u32, noise: &'a [u8], covered: &'a [u8], mac1: &'a [u8] },
+    /// Asks for the initiation once more, with this cookie; `covered` is what `mac` covers.
+    Cookie { masked: [u8; MAC_LEN], covered: &'a [u8], mac: &'a [u8] },
     /// A sealed datagram; `header` is its additional data.
     Sealed { receiver: u32, number: u32, header: [u8; SEALED_HEADER_LEN], body: &'a mut [u8] },
 }
 
-/// Takes a datagram apart; `None` when it is none of ours or of another version.
+/// An initiation. Only the parts that every version has are known to be there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InitiationDatagram<'a> {
+    pub(super) version: u8,
+    pub(super) noise: &'a [u8],
+    /// What `mac1` covers.
+    pub(super) covered: &'a [u8],
+    pub(super) mac1: &'a [u8],
+    /// What `mac2` covers.
+    pub(super) covered2: &'a [u8],
+    pub(super) mac2: &'a [u8],
+}
+
+/// Takes a datagram apart; `None` when it is none of ours.
 pub(super) fn parse_datagram(bytes: &mut [u8]) -> Option<Datagram<'_>> {
     match *bytes.first()? {
-        INITIATION if bytes.len() > 2 + MAC_LEN && bytes[1] == VERSION => {
-            let (covered, mac1) = bytes.split_at(bytes.len() - MAC_LEN);
-            Some(Datagram::Initiation { noise: &covered[2..], covered, mac1 })
+        INITIATION if bytes.len() > 2 + 2 * MAC_LEN => {
+            let (covered2, mac2) = bytes.split_at(bytes.len() - MAC_LEN);
+            let (covered, mac1) = covered2.split_at(covered2.len() - MAC_LEN);
+            let (version, noise) = (covered[1], &covered[2..]);
+            Some(Datagram::Initiation(InitiationDatagram { version, noise, covered, mac1, covered2, mac2 }))
         }
-        RESPONSE if bytes.len() > 5 + MAC_LEN && bytes[1] == VERSION => {
+        RESPONSE if bytes.len() > 5 + MAC_LEN => {
             let (covered, mac1) = bytes.split_at(bytes.len() - MAC_LEN);
             let receiver = u32::from_be_bytes([0, covered[2], covered[3], covered[4]]);
-            Some(Datagram::Response { receiver, noise: &covered[5..], covered, mac1 })
+            Some(Datagram::Response { version: covered[1], receiver, noise: &covered[5..], covered, mac1 })
+        }
+        COOKIE if bytes.len() == COOKIE_LEN => {
+            let (covered, mac) = bytes.split_at(bytes.len() - MAC_LEN);
+            Some(Datagram::Cookie { masked: covered[2..].try_into().ok()?, covered, mac })
         }
         SEALED if bytes.len() >= SEALED_HEADER_LEN + crate::crypto::TAG_LEN => {
             let (header, body) = bytes.split_at_mut(SEALED_HEADER_LEN);
@@ -73,16 +117,25 @@ pub(super) fn parse_datagram(bytes: &mut [u8]) -> Option<Datagram<'_>> {
 }
 
 /// Appends the fixed part of an initiation.
-pub(super) fn encode_initiation(noise: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(&[INITIATION, VERSION]);
+pub(super) fn encode_initiation(version: u8, noise: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[INITIATION, version]);
     out.extend_from_slice(noise);
 }
 
 /// Appends the fixed part of a response.
-pub(super) fn encode_response(receiver: u32, noise: &[u8], out: &mut Vec<u8>) {
-    out.extend_from_slice(&[RESPONSE, VERSION]);
+pub(super) fn encode_response(version: u8, receiver: u32, noise: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[RESPONSE, version]);
     out.extend_from_slice(&receiver.to_be_bytes()[1..]);
     out.extend_from_slice(noise);
+}
+
+/// Length of a cookie datagram.
+pub(super) const COOKIE_LEN: usize = 2 + 2 * MAC_LEN;
+
+/// Appends the part of a cookie datagram that its mac covers.
+pub(super) fn encode_cookie(version: u8, masked: &[u8; MAC_LEN], out: &mut Vec<u8>) {
+    out.extend_from_slice(&[COOKIE, version]);
+    out.extend_from_slice(masked);
 }
 
 /// The header of a sealed datagram.
@@ -194,7 +247,7 @@ impl<'a> Cursor<'a> {
 
     /// The next frame; `Ok(None)` at the end.
     pub(super) fn next_frame(&mut self) -> Result<Option<Frame<'a>>, Malformed> {
-        while self.rest.first() == Some(&0) {
+        while self.rest.first() == Some(&PADDING) {
             self.rest = &self.rest[1..];
         }
         if self.rest.is_empty() {

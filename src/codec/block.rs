@@ -1,18 +1,18 @@
 //! The format of one block, both ways. Decoding is bounded by the declared length, which is bounded itself: no bombs.
 
-use lz4_flex::block::{CompressTable, compress_into_with_table, decompress_into, get_maximum_output_size};
-
-use super::BLOCK_LEN_MAX;
+use super::workspace::Workspace;
+use super::{BLOCK_LEN_MAX, Method};
 
 /// Kind and body length.
 const HEADER_LEN: usize = 4;
-/// The decompressed length in front of an LZ4 body.
-const DECODED_LEN_LEN: usize = 3;
+/// The decompressed length in front of a compressed body.
+pub(super) const DECODED_LEN_LEN: usize = 3;
 
 /// Where the kind of a block would stand, never one: free for the users of a stream to mark its end.
 pub const NO_BLOCK: u8 = 0;
 const KIND_STORED: u8 = 1;
 const KIND_LZ4: u8 = 2;
+const KIND_ZSTD: u8 = 3;
 
 /// Longest header of a block.
 pub const BLOCK_HEADER_LEN_MAX: usize = HEADER_LEN + DECODED_LEN_LEN;
@@ -20,13 +20,13 @@ pub const BLOCK_HEADER_LEN_MAX: usize = HEADER_LEN + DECODED_LEN_LEN;
 /// The peer sent a block that no compressor of ours makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum BlockError {
-    /// Neither stored nor LZ4.
+    /// Neither stored nor of a known method.
     #[error("unknown block kind {0}")]
     Kind(u8),
     /// Declares an empty block or one above [`BLOCK_LEN_MAX`], before or after decompression.
     #[error("block declares {0} bytes")]
     Length(usize),
-    /// The body is not valid LZ4 or does not give the declared length.
+    /// The body is not what its kind says or does not give the declared length.
     #[error("block body is corrupt")]
     Corrupt,
 }
@@ -50,30 +50,48 @@ fn read_u24(bytes: &[u8]) -> Option<usize> {
     Some(u32::from_be_bytes([0, a, b, c]) as usize)
 }
 
-/// Appends `block` as it is.
-pub(super) fn store(block: &[u8], out: &mut Vec<u8>) {
-    let mut header = [KIND_STORED, 0, 0, 0];
-    put_u24(&mut header[1..], block.len());
-    out.extend_from_slice(&header);
-    out.extend_from_slice(block);
+/// One encoded block: a header of its own, and a body that stands elsewhere.
+#[derive(Clone, Copy, Debug)]
+pub struct EncodedBlock<'a> {
+    header: [u8; BLOCK_HEADER_LEN_MAX],
+    header_len: usize,
+    body: &'a [u8],
 }
 
-/// Appends `block` compressed and returns true; leaves `out` alone and returns false if it would not get shorter.
-pub(super) fn compress(block: &[u8], table: &mut CompressTable, out: &mut Vec<u8>) -> bool {
-    let start = out.len();
-    let body = start + BLOCK_HEADER_LEN_MAX;
-    out.resize(body + get_maximum_output_size(block.len()), 0);
-    let compressed = compress_into_with_table(block, &mut out[body..], table);
-    let compressed_len = compressed.expect("invariant: the output has LZ4's maximum size");
-    if compressed_len + DECODED_LEN_LEN >= block.len() {
-        out.truncate(start);
-        return false;
+impl<'a> EncodedBlock<'a> {
+    /// `block` as it is.
+    pub(super) fn stored(block: &'a [u8]) -> Self {
+        let mut header = [KIND_STORED, 0, 0, 0, 0, 0, 0];
+        put_u24(&mut header[1..HEADER_LEN], block.len());
+        EncodedBlock { header, header_len: HEADER_LEN, body: block }
     }
-    out.truncate(body + compressed_len);
-    out[start] = KIND_LZ4;
-    put_u24(&mut out[start + 1..start + HEADER_LEN], DECODED_LEN_LEN + compressed_len);
-    put_u24(&mut out[start + HEADER_LEN..body], block.len());
-    true
+
+    /// A block of `decoded_len` bytes that `method` has made into `body`.
+    pub(super) fn compressed(method: Method, decoded_len: usize, body: &'a [u8]) -> Self {
+        let kind = match method {
+            Method::Lz4 => KIND_LZ4,
+            Method::Zstd | Method::ZstdDense => KIND_ZSTD,
+        };
+        let mut header = [kind, 0, 0, 0, 0, 0, 0];
+        put_u24(&mut header[1..HEADER_LEN], DECODED_LEN_LEN + body.len());
+        put_u24(&mut header[HEADER_LEN..], decoded_len);
+        EncodedBlock { header, header_len: BLOCK_HEADER_LEN_MAX, body }
+    }
+
+    /// What comes first on the stream.
+    pub fn header(&self) -> &[u8] {
+        &self.header[..self.header_len]
+    }
+
+    /// What follows the header.
+    pub fn body(&self) -> &'a [u8] {
+        self.body
+    }
+
+    /// Header and body.
+    pub fn encoded_len(&self) -> usize {
+        self.header_len + self.body.len()
+    }
 }
 
 /// Reads the header at the start of `bytes`; `None` while it is incomplete.
@@ -81,11 +99,11 @@ pub(super) fn compress(block: &[u8], table: &mut CompressTable, out: &mut Vec<u8
 /// An error shows with the first byte that makes it one; the stream is of no use after it.
 pub fn parse_header(bytes: &[u8]) -> Result<Option<BlockHeader>, BlockError> {
     let Some(&kind) = bytes.first() else { return Ok(None) };
-    if kind != KIND_STORED && kind != KIND_LZ4 {
+    if !(KIND_STORED..=KIND_ZSTD).contains(&kind) {
         return Err(BlockError::Kind(kind));
     }
     let Some(body_len) = read_u24(&bytes[1..]) else { return Ok(None) };
-    let body_len_min = if kind == KIND_LZ4 { DECODED_LEN_LEN + 1 } else { 1 };
+    let body_len_min = if kind == KIND_STORED { 1 } else { DECODED_LEN_LEN + 1 };
     if !(body_len_min..=BLOCK_LEN_MAX).contains(&body_len) {
         return Err(BlockError::Length(body_len));
     }
@@ -102,38 +120,30 @@ pub fn parse_header(bytes: &[u8]) -> Result<Option<BlockHeader>, BlockError> {
     Ok(Some(BlockHeader { encoded_len: HEADER_LEN + body_len, decoded_len }))
 }
 
-/// Decodes one whole block (`header.encoded_len` bytes): what it holds, which stands in `scratch` unless the block was
-/// stored as it is.
+/// The body of a whole block that was stored as it is: what it holds. `None` for any other kind, or if it is not whole.
+pub fn stored_body(block: &[u8]) -> Option<&[u8]> {
+    let header = parse_header(block).ok()??;
+    if block[0] == KIND_STORED { block.get(HEADER_LEN..header.encoded_len) } else { None }
+}
+
+/// Decodes one whole block (`header.encoded_len` bytes) into `out[..header.decoded_len]`.
 ///
 /// # Errors
 /// Those of [`parse_header`]; [`BlockError::Corrupt`] if `block` is not whole or does not decode;
-/// [`BlockError::Length`] if `scratch` is shorter than what it declares. After an error `scratch` holds nothing of use.
-pub fn decode<'a>(block: &'a [u8], scratch: &'a mut [u8]) -> Result<&'a [u8], BlockError> {
+/// [`BlockError::Length`] if `out` is shorter than what it declares. After an error `out` holds nothing of use.
+pub fn decompress(block: &[u8], out: &mut [u8], workspace: &mut Workspace) -> Result<BlockHeader, BlockError> {
     let header = parse_header(block)?.ok_or(BlockError::Corrupt)?;
     let body = block.get(HEADER_LEN..header.encoded_len).ok_or(BlockError::Corrupt)?;
-    if block[0] == KIND_STORED {
-        return Ok(body);
-    }
-    let out = scratch.get_mut(..header.decoded_len).ok_or(BlockError::Length(header.decoded_len))?;
-    match decompress_into(&body[DECODED_LEN_LEN..], out) {
-        Ok(len) if len == header.decoded_len => Ok(out),
-        _ => Err(BlockError::Corrupt),
-    }
-}
-
-/// Decodes one whole block into `out[..header.decoded_len]`.
-///
-/// # Errors
-/// As [`decode`].
-pub fn decompress(block: &[u8], out: &mut [u8]) -> Result<BlockHeader, BlockError> {
-    let header = parse_header(block)?.ok_or(BlockError::Corrupt)?;
-    if block[0] == KIND_STORED {
-        let out = out.get_mut(..header.decoded_len).ok_or(BlockError::Length(header.decoded_len))?;
-        out.copy_from_slice(decode(block, &mut [])?);
-    } else {
-        decode(block, out)?;
-    }
-    Ok(header)
+    let out = out.get_mut(..header.decoded_len).ok_or(BlockError::Length(header.decoded_len))?;
+    let is_whole = match block[0] {
+        KIND_STORED => {
+            out.copy_from_slice(body);
+            true
+        }
+        KIND_LZ4 => Workspace::decompress_lz4(&body[DECODED_LEN_LEN..], out),
+        _ => workspace.decompress_zstd(&body[DECODED_LEN_LEN..], out),
+    };
+    if is_whole { Ok(header) } else { Err(BlockError::Corrupt) }
 }
 
 #[cfg(test)]
@@ -142,31 +152,44 @@ mod tests {
 
     use super::*;
 
-    fn lz4(source: &[u8]) -> Vec<u8> {
-        let mut block = Vec::new();
-        assert!(compress(source, &mut CompressTable::default(), &mut block));
-        block
+    const METHODS: [Method; 3] = [Method::Lz4, Method::Zstd, Method::ZstdDense];
+
+    fn pack(method: Method, source: &[u8]) -> Vec<u8> {
+        let mut workspace = Workspace::default();
+        let len = workspace.compress(method, source).unwrap();
+        let block = EncodedBlock::compressed(method, source.len(), workspace.output(len));
+        [block.header(), block.body()].concat()
+    }
+
+    fn unpack(block: &[u8], out: &mut [u8]) -> Result<BlockHeader, BlockError> {
+        decompress(block, out, &mut Workspace::default())
     }
 
     #[test]
     fn headers_are_as_the_format_says() {
-        let mut stored = Vec::new();
-        store(b"abc", &mut stored);
-        assert_eq!(stored, b"\x01\0\0\x03abc");
-        let block = lz4(&[5; 0x1234]);
-        assert_eq!(block[0], 2);
-        assert_eq!(read_u24(&block[1..]), Some(block.len() - 4));
-        assert_eq!(block[4..7], [0, 0x12, 0x34]);
+        let stored = EncodedBlock::stored(b"abc");
+        assert_eq!([stored.header(), stored.body()].concat(), b"\x01\0\0\x03abc");
+        assert_eq!(stored_body(b"\x01\0\0\x03abc"), Some(&b"abc"[..]));
+        assert_eq!(stored_body(b"\x01\0\0\x03ab"), None);
+        for (method, kind) in [(Method::Lz4, 2), (Method::Zstd, 3), (Method::ZstdDense, 3)] {
+            let block = pack(method, &[5; 0x1234]);
+            assert_eq!(block[0], kind);
+            assert_eq!(read_u24(&block[1..]), Some(block.len() - 4));
+            assert_eq!(block[4..7], [0, 0x12, 0x34]);
+            assert_eq!(stored_body(&block), None);
+        }
     }
 
     #[test]
     fn a_header_is_read_as_soon_as_it_is_complete_and_not_before() {
-        let block = lz4(&[5; 0x1234]);
-        for len in 0..BLOCK_HEADER_LEN_MAX {
-            assert_eq!(parse_header(&block[..len]), Ok(None));
+        for method in METHODS {
+            let block = pack(method, &[5; 0x1234]);
+            for len in 0..BLOCK_HEADER_LEN_MAX {
+                assert_eq!(parse_header(&block[..len]), Ok(None));
+            }
+            let header = BlockHeader { encoded_len: block.len(), decoded_len: 0x1234 };
+            assert_eq!(parse_header(&block[..BLOCK_HEADER_LEN_MAX]), Ok(Some(header)));
         }
-        let header = BlockHeader { encoded_len: block.len(), decoded_len: 0x1234 };
-        assert_eq!(parse_header(&block[..BLOCK_HEADER_LEN_MAX]), Ok(Some(header)));
         assert_eq!(parse_header(b"\x01\0\0"), Ok(None));
         assert_eq!(parse_header(b"\x01\0\0\x03"), Ok(Some(BlockHeader { encoded_len: 7, decoded_len: 3 })));
     }
@@ -175,7 +198,7 @@ mod tests {
     fn headers_no_compressor_makes_are_refused_at_once() {
         for (bytes, error) in [
             (&b"\x00"[..], BlockError::Kind(0)),
-            (b"\x03\0\0\x01", BlockError::Kind(3)),
+            (b"\x04\0\0\x01", BlockError::Kind(4)),
             (b"\xff", BlockError::Kind(255)),
             (b"\x01\0\0\0", BlockError::Length(0)),
             (b"\x01\x01\0\x01", BlockError::Length(0x10001)),
@@ -185,30 +208,57 @@ mod tests {
             (b"\x02\0\0\x09\0\0\0", BlockError::Length(0)),
             (b"\x02\0\0\x09\x01\0\x01", BlockError::Length(0x10001)),
             (b"\x02\0\0\x09\xff\xff\xff", BlockError::Length(0xff_ffff)),
+            (b"\x03\0\0\x03", BlockError::Length(3)),
+            (b"\x03\0\0\x09\x01\0\x01", BlockError::Length(0x10001)),
         ] {
             assert_eq!(parse_header(bytes), Err(error));
-            assert_eq!(decompress(bytes, &mut [0; BLOCK_LEN_MAX]), Err(error));
+            assert_eq!(unpack(bytes, &mut [0; BLOCK_LEN_MAX]), Err(error));
         }
         assert!(parse_header(b"\x01\x01\0\0").unwrap().is_some(), "the largest stored block");
     }
 
     #[test]
     fn a_block_that_gives_another_length_than_declared_is_corrupt() {
-        let block = lz4(&[5; 5000]);
-        for declared in [4999, 5001, BLOCK_LEN_MAX] {
-            let mut lying = block.clone();
-            put_u24(&mut lying[4..7], declared);
-            assert_eq!(decompress(&lying, &mut [0; BLOCK_LEN_MAX]), Err(BlockError::Corrupt), "{declared}");
+        for method in METHODS {
+            let block = pack(method, &[5; 5000]);
+            for declared in [4999, 5001, BLOCK_LEN_MAX] {
+                let mut lying = block.clone();
+                put_u24(&mut lying[4..7], declared);
+                assert_eq!(unpack(&lying, &mut [0; BLOCK_LEN_MAX]), Err(BlockError::Corrupt), "{method:?} {declared}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_zstd_body_of_another_maker_that_holds_more_than_declared_or_asks_for_a_huge_window_costs_nothing() {
+        let bomb = zstd::bulk::compress(&vec![0; 64 << 20], 19).unwrap();
+        assert!(bomb.len() < 10_000);
+        let mut block = vec![KIND_ZSTD, 0, 0, 0, 0, 0, 0];
+        put_u24(&mut block[1..4], DECODED_LEN_LEN + bomb.len());
+        put_u24(&mut block[4..7], BLOCK_LEN_MAX);
+        block.extend(bomb);
+        assert_eq!(unpack(&block, &mut [0; BLOCK_LEN_MAX]), Err(BlockError::Corrupt));
+        // A frame that declares a window of 2 GiB (descriptor 0xa8) and one raw block of 4 bytes.
+        let body = b"\x28\xb5\x2f\xfd\x00\xa8\x21\0\0wide";
+        let mut block = vec![KIND_ZSTD, 0, 0, 0, 0, 0, 4];
+        put_u24(&mut block[1..4], DECODED_LEN_LEN + body.len());
+        block.extend(body);
+        let mut out = [0; 4];
+        match unpack(&block, &mut out) {
+            Ok(_) => assert_eq!(&out, b"wide"),
+            Err(error) => assert_eq!(error, BlockError::Corrupt),
         }
     }
 
     #[test]
     fn a_truncated_block_or_a_short_buffer_is_an_error() {
-        let block = lz4(&[5; 5000]);
-        for len in 0..block.len() {
-            assert_eq!(decompress(&block[..len], &mut [0; 5000]), Err(BlockError::Corrupt), "{len}");
+        for method in METHODS {
+            let block = pack(method, &[5; 5000]);
+            for len in 0..block.len() {
+                assert_eq!(unpack(&block[..len], &mut [0; 5000]), Err(BlockError::Corrupt), "{method:?} {len}");
+            }
+            assert_eq!(unpack(&block, &mut [0; 4999]), Err(BlockError::Length(5000)));
         }
-        assert_eq!(decompress(&block, &mut [0; 4999]), Err(BlockError::Length(5000)));
     }
 
     proptest! {
@@ -217,26 +267,29 @@ mod tests {
         #[test]
         fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), decoded in 0..=BLOCK_LEN_MAX) {
             let mut out = vec![0; BLOCK_LEN_MAX];
-            let _ = decompress(&bytes, &mut out);
-            let mut block = vec![KIND_LZ4, 0, 0, 0, 0, 0, 0];
-            put_u24(&mut block[1..4], DECODED_LEN_LEN + bytes.len());
-            put_u24(&mut block[4..7], decoded);
-            block.extend(bytes);
-            let _ = decompress(&block, &mut out);
+            let _ = unpack(&bytes, &mut out);
+            for kind in [KIND_LZ4, KIND_ZSTD] {
+                let mut block = vec![kind, 0, 0, 0, 0, 0, 0];
+                put_u24(&mut block[1..4], DECODED_LEN_LEN + bytes.len());
+                put_u24(&mut block[4..7], decoded);
+                block.extend(&bytes);
+                let _ = unpack(&block, &mut out);
+            }
         }
 
         #[test]
         fn damaged_blocks_never_panic_and_never_write_past_their_length(
             source in proptest::collection::vec(0_u8..4, 64..3000),
             damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..5),
+            method in proptest::sample::select(&METHODS[..]),
         ) {
-            let mut block = lz4(&[&[9; 64], source.as_slice()].concat());
+            let mut block = pack(method, &[&[9; 64], source.as_slice()].concat());
             for (at, value) in damage {
                 let at = at.index(block.len());
                 block[at] ^= value;
             }
             let mut out = vec![0xaa; BLOCK_LEN_MAX];
-            if let Ok(header) = decompress(&block, &mut out) {
+            if let Ok(header) = unpack(&block, &mut out) {
                 prop_assert!(out[header.decoded_len..].iter().all(|byte| *byte == 0xaa));
             }
         }

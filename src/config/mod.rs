@@ -24,7 +24,7 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use crate::channel::ChannelConfig;
+use crate::channel::{ChannelConfig, PathMtu};
 use crate::crypto::PublicKey;
 use crate::engine::{EngineConfig, Limits};
 use crate::rules::Rules;
@@ -59,12 +59,14 @@ pub struct ChannelSettings {
     pub peer_address: Option<SocketAddr>,
     /// Who the peer is.
     pub peer_public_key: PublicKey,
+    /// The key the peer is about to change to, accepted as well.
+    pub peer_next_public_key: Option<PublicKey>,
     /// A second secret shared with the peer.
     pub preshared_key_file: Option<PathBuf>,
     /// The operator's cap on what we send.
     pub rate: Option<BitRate>,
-    /// Largest IP packet the WAN carries from site to site.
-    pub path_mtu: usize,
+    /// Largest IP packet the WAN carries from site to site: found, unless the operator fixes it.
+    pub path_mtu: PathMtu,
 }
 
 /// What the YAML file says, checked; relative file names are made relative to the YAML file's directory.
@@ -142,6 +144,7 @@ impl Config {
         let channel = settings.channel.as_ref().zip(keys).map(|(channel, keys)| ChannelConfig {
             private_key: keys.private.0,
             peer_public_key: channel.peer_public_key.0,
+            peer_next_public_key: channel.peer_next_public_key.map(|key| key.0),
             preshared_key: keys.preshared.map(|key| key.0),
             peer_address: channel.peer_address,
             path_mtu: channel.path_mtu,

@@ -10,6 +10,7 @@ use super::keys::KeyPlaces;
 use super::node::{self, Node};
 use super::report::{Findings, quoted};
 use super::{ChannelSettings, PortSettings, STATUS_SOCKET_DEFAULT, Settings};
+use crate::channel::PathMtu;
 use crate::crypto::PublicKey;
 use crate::engine::Limits;
 use crate::units::{BitRate, ByteCount};
@@ -68,6 +69,7 @@ static PEER: Kind = Kind {
             name: "public_key",
             example: "public_key: and the line that `longhaul keygen` printed on the other appliance",
         },
+        Key { name: "next_public_key", example: "next_public_key: and the key that the peer is about to change to" },
         Key { name: "preshared_key_file", example: "preshared_key_file: /etc/longhaul/preshared.key" },
     ],
 };
@@ -196,14 +198,15 @@ impl Reader<'_> {
         let rate = channel.optional("rate").map(|field| self.rate(&field));
         let path_mtu = match channel.optional("path_mtu") {
             Some(field) => self.path_mtu(&field, wan_mtu, listen),
-            None => Some(wan_mtu.min(MTU_DEFAULT)),
+            None => Some(PathMtu::Discover { max: wan_mtu }),
         };
-        let (peer_address, peer_public_key, preshared_key_file) = peer?;
+        let (peer_address, (peer_public_key, peer_next_public_key), preshared_key_file) = peer?;
         Some(ChannelSettings {
             private_key_file: private_key_file?,
             listen: listen?,
             peer_address,
             peer_public_key,
+            peer_next_public_key,
             preshared_key_file,
             rate: match rate {
                 Some(rate) => Some(rate?),
@@ -218,11 +221,20 @@ impl Reader<'_> {
         peer: &Section<'_>,
         listen: Option<SocketAddr>,
         places: &mut KeyPlaces,
-    ) -> Option<(Option<SocketAddr>, PublicKey, Option<PathBuf>)> {
+    ) -> Option<(Option<SocketAddr>, (PublicKey, Option<PublicKey>), Option<PathBuf>)> {
         let address = peer.optional("address").map(|field| self.peer_address(&field, listen));
         let public_key = peer.required("public_key", self.findings).and_then(|field| {
             places.peer_public_key = field.place.clone();
             self.public_key(&field)
+        });
+        let next = peer.optional("next_public_key").map(|field| {
+            let key = self.public_key(&field)?;
+            if Some(&key) == public_key.as_ref() {
+                let message = "is public_key once more; leave it out unless the peer is about to change its key";
+                self.findings.error(&field.place, message);
+                return None;
+            }
+            Some(key)
         });
         let preshared_key_file = peer.optional("preshared_key_file").map(|field| {
             places.preshared_key_file = field.place.clone();
@@ -236,7 +248,11 @@ impl Reader<'_> {
             Some(path) => Some(path?),
             None => None,
         };
-        Some((address, public_key?, preshared_key_file))
+        let next = match next {
+            Some(key) => Some(key?),
+            None => None,
+        };
+        Some((address, (public_key?, next), preshared_key_file))
     }
 
     fn public_key(&mut self, field: &Field<'_>) -> Option<PublicKey> {
@@ -331,7 +347,7 @@ impl Reader<'_> {
         None
     }
 
-    fn path_mtu(&mut self, field: &Field<'_>, wan_mtu: usize, listen: Option<SocketAddr>) -> Option<usize> {
+    fn path_mtu(&mut self, field: &Field<'_>, wan_mtu: usize, listen: Option<SocketAddr>) -> Option<PathMtu> {
         let mtu = field.whole(MTU_RANGE, self.findings)?;
         if mtu > wan_mtu {
             let message = format_args!("{mtu} is more than wan.mtu; write {wan_mtu} or less, or raise wan.mtu");
@@ -343,7 +359,7 @@ impl Reader<'_> {
             self.findings.error(&field.place, message);
             return None;
         }
-        Some(mtu)
+        Some(PathMtu::Fixed(mtu))
     }
 
     fn limits(&mut self, field: &Field<'_>) -> Option<Limits> {

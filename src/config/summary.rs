@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{ChannelSettings, Settings};
+use crate::channel::PathMtu;
 
 /// Rules written out; a longer list is counted, so that the summary stays a screen.
 const RULES_SHOWN_MAX: usize = 14;
@@ -40,7 +41,13 @@ impl fmt::Display for ChannelSettings {
             Some(rate) => write!(f, ", sends at most {rate}")?,
             None => f.write_str(", sends what the path carries")?,
         }
-        write!(f, ", packets up to {} bytes", self.path_mtu)?;
+        match self.path_mtu {
+            PathMtu::Fixed(size) => write!(f, ", packets up to {size} bytes")?,
+            PathMtu::Discover { max } => write!(f, ", packets as long as the path carries, up to {max} bytes")?,
+        }
+        if self.peer_next_public_key.is_some() {
+            f.write_str(", takes the peer's next key too")?;
+        }
         if self.preshared_key_file.is_some() {
             f.write_str(", with a pre-shared key")?;
         }

@@ -55,7 +55,7 @@ fn the_replication_example_says_what_its_comments_say() {
     assert_eq!(channel.listen, "[::]:47000".parse().unwrap());
     assert_eq!(channel.peer_address, Some("[2001:db8:2::2]:47000".parse().unwrap()));
     assert_eq!(channel.rate, Some(BitRate::from_mbps(400)));
-    assert_eq!(channel.path_mtu, 1500);
+    assert_eq!(channel.path_mtu, PathMtu::Discover { max: 1500 });
     assert_eq!(channel.preshared_key_file, Some(PathBuf::from("/etc/longhaul/preshared.key")));
     assert_eq!((settings.limits.flows, settings.limits.memory), (2000, ByteCount::from_mib(512)));
     let actions: Vec<Action> = settings.rules.list().iter().map(|rule| rule.action).collect();
@@ -79,10 +79,12 @@ fn what_is_left_out_has_its_documented_default() {
 }
 
 #[test]
-fn the_path_mtu_is_the_smaller_of_1500_and_the_wans() {
-    for (wan_mtu, expected) in [(9000, 1500), (1400, 1400)] {
-        let text = EXAMPLES[0].replace("tap-wan, mtu: 1500", &format!("tap-wan, mtu: {wan_mtu}"));
-        assert_eq!(settings(&text).channel.unwrap().path_mtu, expected);
+fn the_path_mtu_is_searched_for_up_to_the_wans_unless_it_is_fixed() {
+    for max in [9000, 1400] {
+        let text = EXAMPLES[0].replace("tap-wan, mtu: 1500", &format!("tap-wan, mtu: {max}"));
+        assert_eq!(settings(&text).channel.unwrap().path_mtu, PathMtu::Discover { max });
+        let text = text.replace("# path_mtu: 1500", "path_mtu: 1300");
+        assert_eq!(settings(&text).channel.unwrap().path_mtu, PathMtu::Fixed(1300));
     }
 }
 
@@ -114,7 +116,7 @@ fn load_puts_the_keys_into_the_engines_configuration() {
     assert_eq!(PrivateKey(channel.private_key).public_key(), own);
     assert_eq!(channel.preshared_key, Some([7; 32]));
     assert_eq!(channel.peer_public_key, config.settings.channel.unwrap().peer_public_key.0);
-    assert_eq!((channel.rate, channel.path_mtu), (Some(BitRate::from_mbps(400)), 1500));
+    assert_eq!((channel.rate, channel.path_mtu), (Some(BitRate::from_mbps(400)), PathMtu::Discover { max: 1500 }));
     assert_eq!((config.engine.lan_mtu, config.engine.limits.flows), (9000, 2000));
     assert_eq!(config.engine.rules, config.settings.rules);
 }

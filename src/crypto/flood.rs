@@ -22,6 +22,8 @@ pub const COOKIE_LIFETIME: Duration = Duration::from_secs(120);
 
 /// Separates this use of the public key from any other.
 const MAC1_LABEL: &[u8] = b"longhaul mac1 v1";
+/// Separates the hiding of a cookie from the authentication of messages.
+const MASK_LABEL: &[u8] = b"longhaul cookie mask v1";
 
 fn mac(key: &hmac::Key, parts: &[&[u8]]) -> [u8; MAC_LEN] {
     let mut context = hmac::Context::with_key(key);
@@ -61,6 +63,23 @@ impl Mac1Key {
     /// Whether `tag` is the `mac1` of `message`.
     pub fn verify(&self, message: &[u8], tag: &[u8]) -> bool {
         equal(&self.tag(message), tag)
+    }
+
+    /// Hides a cookie on its way to whoever sent the request with this `mac1`, or uncovers it again: for a bystander
+    /// who does not know the responder it is noise.
+    pub fn mask(&self, cookie: Cookie, mac1: &[u8]) -> Cookie {
+        let mask = mac(&self.0, &[MASK_LABEL, mac1]);
+        Cookie(std::array::from_fn(|at| cookie.0[at] ^ mask[at]))
+    }
+
+    /// The tag of an answer to the request with this `mac1`: nobody who has not seen the request can make it.
+    pub fn answer_tag(&self, answer: &[u8], mac1: &[u8]) -> [u8; MAC_LEN] {
+        mac(&self.0, &[answer, mac1])
+    }
+
+    /// Whether `tag` is [`Mac1Key::answer_tag`] of `answer`.
+    pub fn verify_answer(&self, answer: &[u8], mac1: &[u8], tag: &[u8]) -> bool {
+        equal(&self.answer_tag(answer, mac1), tag)
     }
 }
 
@@ -150,6 +169,18 @@ mod tests {
         let key = hmac::Key::new(HMAC_SHA256, b"Jefe");
         let expected = 0x5bdc_c146_bf60_754e_6a04_2426_0895_75c7_u128.to_be_bytes();
         assert_eq!(mac(&key, &[b"what do ya want ", b"for nothing?"]), expected);
+    }
+
+    #[test]
+    fn a_masked_cookie_is_uncovered_by_who_knows_request_and_responder() {
+        let (key, cookie) = (Mac1Key::new(&PublicKey([1; 32])), Cookie([7; MAC_LEN]));
+        let masked = key.mask(cookie, b"mac1");
+        assert_ne!(masked, cookie);
+        assert_eq!(key.mask(masked, b"mac1"), cookie);
+        assert_ne!(key.mask(masked, b"mac2"), cookie);
+        assert_ne!(Mac1Key::new(&PublicKey([2; 32])).mask(masked, b"mac1"), cookie);
+        let tag = key.answer_tag(b"answer", b"mac1");
+        assert!(key.verify_answer(b"answer", b"mac1", &tag) && !key.verify_answer(b"answer", b"mac2", &tag));
     }
 
     #[test]

@@ -111,9 +111,11 @@ pub struct Response {
     pub message: Vec<u8>,
     /// The initiator's payload.
     pub payload: Vec<u8>,
+    /// Which of the peers asked for it was.
+    pub peer: usize,
 }
 
-/// Answers message 1 if it is by `peer` and `reply` accepts its payload.
+/// Answers message 1 if it is by one of `peers` (one peer, while its key changes two) and `reply` accepts its payload.
 ///
 /// `reply` gets the authentic payload and returns the payload of the answer, or `None` to decline. Nothing has been
 /// drawn from `seed` by then, so a declined or refused message costs no seed.
@@ -122,7 +124,7 @@ pub struct Response {
 /// When the reply is longer than [`HANDSHAKE_PAYLOAD_LEN_MAX`], the caller's bug.
 pub fn respond(
     local: &PrivateKey,
-    peer: &PublicKey,
+    peers: &[PublicKey],
     psk: Option<&PresharedKey>,
     seed: [u8; 32],
     prologue: &[u8],
@@ -135,9 +137,7 @@ pub fn respond(
     let payload = read(&mut state, message, INITIATION_OVERHEAD)?;
     let by = state.get_remote_static().and_then(|key| key.try_into().ok()).map(PublicKey);
     let by = by.expect("invariant: an initiation carries the initiator's static key");
-    if by != *peer {
-        return Err(HandshakeError::UnknownPeer(by));
-    }
+    let peer = peers.iter().position(|peer| *peer == by).ok_or(HandshakeError::UnknownPeer(by))?;
     let answer = reply(&payload).ok_or(HandshakeError::Declined)?;
     // Only a Diffie-Hellman with the peer's ephemeral key can fail here.
     let message = write(&mut state, &answer, RESPONSE_OVERHEAD).map_err(|_| HandshakeError::NotAuthentic)?;
@@ -146,6 +146,7 @@ pub fn respond(
         keys: SessionKeys { seal: SealingKey::new(&ours), open: OpeningKey::new(&theirs) },
         message,
         payload,
+        peer,
     })
 }
 
@@ -234,8 +235,8 @@ mod tests {
         }
 
         fn respond(&self, message: &[u8]) -> Result<Response, HandshakeError> {
-            let peer = self.initiator.public_key();
-            respond(&self.responder, &peer, self.psk.as_ref(), [99; 32], PROLOGUE, message, |payload| {
+            let peers = [PublicKey([1; KEY_LEN]), self.initiator.public_key()];
+            respond(&self.responder, &peers, self.psk.as_ref(), [99; 32], PROLOGUE, message, |payload| {
                 assert_eq!(payload, b"from the initiator");
                 Some(b"from the responder".to_vec())
             })
@@ -258,7 +259,7 @@ mod tests {
             assert_eq!(message1.len(), INITIATION_OVERHEAD + b"from the initiator".len());
             let response = pair.respond(&message1).unwrap();
             assert_eq!(response.message.len(), RESPONSE_OVERHEAD + b"from the responder".len());
-            assert_eq!(response.payload, b"from the initiator");
+            assert_eq!((response.peer, &response.payload[..]), (1, &b"from the initiator"[..]));
             let (keys, payload) = initiation.finish(&response.message).unwrap();
             assert_eq!(payload, b"from the responder");
             assert_agree(&keys, &response.keys);
@@ -310,7 +311,7 @@ mod tests {
         let (_, message1) = pair.initiate(1);
         let peer = pair.initiator.public_key();
         let answer =
-            respond(&pair.responder, &peer, None, [0; 32], b"longhaul channel v2", &message1, |_| Some(vec![]));
+            respond(&pair.responder, &[peer], None, [0; 32], b"longhaul channel v2", &message1, |_| Some(vec![]));
         assert_eq!(answer.unwrap_err(), HandshakeError::NotAuthentic);
     }
 
@@ -319,7 +320,7 @@ mod tests {
         let pair = Pair::new();
         let (_, message1) = pair.initiate(1);
         let answer =
-            respond(&pair.responder, &pair.initiator.public_key(), None, [0; 32], PROLOGUE, &message1, |_| None);
+            respond(&pair.responder, &[pair.initiator.public_key()], None, [0; 32], PROLOGUE, &message1, |_| None);
         assert_eq!(answer.unwrap_err(), HandshakeError::Declined);
     }
 

@@ -218,8 +218,8 @@ impl Engine {
     fn pump_relaying(&mut self, now: Instant, id: FlowId) {
         let (Some(flow), Some(channel)) = (self.flows.flow_mut(id), &mut self.channel) else { return };
         let Some(endpoint) = &mut flow.endpoint else { return };
-        let outbound = flow.relay.pump_outbound(now, endpoint, channel, flow.stream);
-        let inbound = flow.relay.pump_inbound(endpoint, channel, flow.stream, &mut self.scratch);
+        let outbound = flow.relay.pump_outbound(now, endpoint, channel, flow.stream, &mut self.scratch);
+        let inbound = flow.relay.pump_inbound(now, endpoint, channel, flow.stream, &mut self.scratch);
         self.output.poll_endpoint(now, endpoint);
         let ending = match (inbound, endpoint.state()) {
             (_, EndpointState::Reset) => Some(Ending::HostReset),

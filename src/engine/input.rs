@@ -1,10 +1,11 @@
 //! What becomes of a frame: forward it, learn from it, or hand it to the flow it belongs to.
 
-use crate::frame::{Classified, FlowKey, Port, TcpSegment, Untouchable, classify};
+use crate::frame::{Classified, FlowKey, Port, TcpSegment, Untouchable, bare_rst, classify};
 use crate::rules::Action;
 use crate::units::{ByteCount, Instant};
 
 use super::bypass::BypassReason;
+use super::closed::Closed;
 use super::flow::{FlowId, Role, Stage};
 use super::{Engine, Fate};
 
@@ -63,12 +64,16 @@ impl Engine {
         match port {
             Port::Wan => {
                 if segment.flags.opens() {
+                    self.contradictions.forget(&key.reversed());
                     self.bypass.count(BypassReason::WanInitiated);
                     self.expect_answer(&key);
                 }
-                Fate::Forward
+                if is_candidate { self.watch(now, port, segment) } else { Fate::Forward }
             }
-            Port::Lan if segment.flags.opens() => self.handle_syn(now, frame, segment),
+            Port::Lan if segment.flags.opens() => {
+                self.contradictions.forget(&key);
+                self.handle_syn(now, frame, segment)
+            }
             Port::Lan => self.handle_unknown(now, segment),
         }
     }
@@ -120,8 +125,9 @@ impl Engine {
     /// A segment of a host that is neither a SYN nor of a flow.
     fn handle_unknown(&mut self, now: Instant, segment: &TcpSegment<'_>) -> Fate {
         let key = segment.key;
-        if self.bypass.seen(now, &key, segment.ip_packet.len()).is_some() {
-            return Fate::Forward;
+        if let Some(flow) = self.bypass.seen(now, &key, segment.ip_packet.len()) {
+            let is_old = flow.reason == BypassReason::MidStream;
+            return if is_old { self.watch(now, Port::Lan, segment) } else { Fate::Forward };
         }
         if self.closed.handle_segment(now, segment, &mut self.output)
             || self.orphans.handle_segment(segment, &mut self.timers, &mut self.output)
@@ -142,6 +148,25 @@ impl Engine {
             self.bypass.note(now, key, reason, verdict.rule, None);
         }
         Fate::Forward
+    }
+
+    /// A segment of a connection that passes and may be older than this start of ours: if it was split when both appliances
+    /// started anew, both hosts hear of it.
+    fn watch(&mut self, now: Instant, port: Port, segment: &TcpSegment<'_>) -> Fate {
+        if !self.contradictions.is_watching(now) {
+            return Fate::Forward;
+        }
+        let Some(found) = self.contradictions.handle_segment(now, port, segment) else { return Fate::Forward };
+        let host_key = if port == Port::Lan { segment.key } else { segment.key.reversed() };
+        let (to_host, to_other) = (found.l2.reversed(), found.l2);
+        self.output.build(Port::Lan, |frame| {
+            bare_rst(frame, &to_host, &host_key.reversed(), found.lan_expects, None);
+        });
+        self.output.build(Port::Wan, |frame| bare_rst(frame, &to_other, &host_key, found.wan_expects, None));
+        self.counters.orphans_reset += 1;
+        self.bypass.forget(&host_key);
+        self.closed.remember(host_key, Closed::reset(now, to_host));
+        Fate::Taken
     }
 
     fn note_untouchable(&mut self, now: Instant, port: Port, untouchable: &Untouchable, frame_len: usize) {

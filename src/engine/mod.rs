@@ -28,9 +28,11 @@ use crate::frame::{MacAddr, Port};
 use crate::rules::Rules;
 use crate::units::Instant;
 
+mod backlog;
 mod bypass;
 mod closed;
 mod connect;
+mod contradiction;
 mod control;
 mod ending;
 mod flow;
@@ -54,6 +56,7 @@ pub use status::{BypassStatus, Counters, EngineStatus, FlowStage, FlowStatus};
 
 use bypass::BypassTable;
 use closed::ClosedFlows;
+use contradiction::Contradictions;
 use control::Owner;
 use flow::FlowTable;
 use learning::Learning;
@@ -104,6 +107,7 @@ pub struct Engine {
     bypass: BypassTable,
     closed: ClosedFlows,
     orphans: Orphans,
+    contradictions: Contradictions,
     /// Connections that the restarted peer has to reset at its hosts, to be told once it is up.
     lost: Vec<Orphan>,
     timers: Timers,
@@ -142,6 +146,7 @@ impl Engine {
             bypass: BypassTable::new(state),
             closed: ClosedFlows::new(state),
             orphans: Orphans::default(),
+            contradictions: Contradictions::new(now, state),
             lost: Vec::new(),
             timers: Timers::default(),
             outage: None,

@@ -2,10 +2,11 @@
 //!
 //! # Outbound (host to peer)
 //! 1. The host's segments are in the endpoint's receive buffer, acknowledged.
-//! 2. If nothing waits for the channel, one block is taken out: what is there, up to two milliseconds of line time. It
-//!    never waits for more, or request and answer would deadlock over it.
-//! 3. It is compressed, or stored, behind its header.
-//! 4. What the channel does not take waits here: at most one block.
+//! 2. If nothing waits for the channel, and not too much is under way (`backlog`), one block is taken out: what is there,
+//!    up to two milliseconds of line time after compression. It never waits for more, or request and answer would
+//!    deadlock over it.
+//! 3. It is compressed, by the method that suits the line at the moment (`limits`), or stored, behind its header.
+//! 4. It goes straight into the channel; what the channel does not take waits here: at most one block.
 //! 5. While it waits nothing is taken out, the receive buffer fills, and the host's window closes.
 //! 6. After the host's FIN and its last byte an end mark follows the last block; the other direction goes on.
 //!
@@ -17,20 +18,25 @@
 //!
 //! # Inbound (peer to host)
 //! 1. The channel has in-order bytes of the stream; each is still charged to the peer's credit.
-//! 2. A block is decoded when all of it has come and the endpoint's send buffer has room for all of it.
+//! 2. A block is decoded when all of it has come and the endpoint's send buffer has room for all of it, straight into
+//!    that buffer where it can be. A host that reads slowly is not given more than it reads soon: what stands in the
+//!    buffer counts as undelivered like everything before it.
 //! 3. Only then it is consumed in the channel, which returns the credit: a host that reads slowly closes the peer's
 //!    credit, then the far endpoint's window, then the far host.
 //! 4. At the end mark the endpoint sends FIN.
 
+use std::time::Duration;
+
 use crate::channel::{Channel, StreamId};
 use crate::codec::{
-    BLOCK_HEADER_LEN_MAX, BLOCK_LEN_MAX, BlockError, BlockHeader, CodecStats, Compressor, NO_BLOCK, decode,
-    parse_header,
+    BLOCK_HEADER_LEN_MAX, BLOCK_LEN_MAX, BlockError, BlockHeader, CodecStats, Compressor, NO_BLOCK, Workspace,
+    decompress, parse_header, stored_body,
 };
 use crate::tcp::Endpoint;
-use crate::units::{ByteCount, Instant};
+use crate::units::{BitRate, ByteCount, Instant};
 
-use super::limits::block_size;
+use super::backlog::{Backlog, DrainRate};
+use super::limits::{block_size, method};
 
 /// Blocks moved per direction before other flows and the sockets get their turn: compressing eight blocks of 64 KiB
 /// takes about a millisecond.
@@ -39,16 +45,26 @@ const BLOCKS_PER_PUMP: usize = 8;
 /// Longest encoded block.
 const ENCODED_LEN_MAX: usize = BLOCK_LEN_MAX + BLOCK_HEADER_LEN_MAX;
 
-/// Room to decode in, one for all flows.
+/// What a slow host may have in its send buffer, of the rate at which it reads.
+const SEND_QUEUE_TIME: Duration = Duration::from_millis(40);
+
+/// Least that a slow host may have there.
+const SEND_QUEUE_MIN: u64 = 256 * 1024;
+
+/// A measurement of how fast a host reads is not shorter than this.
+const READ_WINDOW: Duration = Duration::from_millis(20);
+
+/// Room to compress and to decode in, one for all flows.
 #[derive(Debug)]
 pub(super) struct Scratch {
+    workspace: Workspace,
     encoded: Vec<u8>,
     decoded: Vec<u8>,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
-        Scratch { encoded: vec![0; ENCODED_LEN_MAX], decoded: vec![0; BLOCK_LEN_MAX] }
+        Scratch { workspace: Workspace::default(), encoded: vec![0; ENCODED_LEN_MAX], decoded: vec![0; BLOCK_LEN_MAX] }
     }
 }
 
@@ -76,6 +92,11 @@ pub(super) struct Relay {
     outbound: Vec<u8>,
     /// How far the channel has taken [`Relay::outbound`].
     outbound_at: usize,
+    /// Bytes of the stream that the channel has taken.
+    written: u64,
+    backlog: Backlog,
+    /// How fast the host reads.
+    host_drain: DrainRate,
     /// Decoded bytes that the endpoint did not take after all: at most one block.
     inbound: Vec<u8>,
     /// Whether the end mark of our direction stands behind its last block.
@@ -93,6 +114,9 @@ impl Relay {
             compressor: Compressor::new(compress),
             outbound: Vec::new(),
             outbound_at: 0,
+            written: 0,
+            backlog: Backlog::default(),
+            host_drain: DrainRate::default(),
             inbound: Vec::new(),
             is_outbound_ended: false,
             is_inbound_ended: false,
@@ -118,7 +142,9 @@ impl Relay {
     /// Hands the channel what waits. True when nothing waits any more.
     pub(super) fn flush(&mut self, channel: &mut Channel, stream: StreamId) -> bool {
         if self.outbound_at < self.outbound.len() {
-            self.outbound_at += channel.write(stream, &self.outbound[self.outbound_at..]);
+            let taken = channel.write(stream, &self.outbound[self.outbound_at..]);
+            self.outbound_at += taken;
+            self.written += taken as u64;
         }
         if self.outbound_at < self.outbound.len() {
             return false;
@@ -135,8 +161,11 @@ impl Relay {
         endpoint: &mut Endpoint,
         channel: &mut Channel,
         stream: StreamId,
+        scratch: &mut Scratch,
     ) -> Progress {
-        let block_size = block_size(channel.pacing_rate());
+        let (path, srtt) = (channel.delivery_rate(), channel.srtt());
+        self.backlog.on_consumed(now, path, srtt, channel.consumed(stream));
+        let block_size = block_size(channel.pacing_rate(), self.compressor.recent_percent());
         for _ in 0..BLOCKS_PER_PUMP {
             if !self.flush(channel, stream) || self.is_outbound_ended {
                 return Progress::Waiting;
@@ -149,11 +178,21 @@ impl Relay {
             if endpoint.readable() == 0 {
                 return Progress::Waiting;
             }
-            let (compressor, outbound) = (&mut self.compressor, &mut self.outbound);
+            if let Some(offset) = self.backlog.waits_for(path, srtt) {
+                channel.wake_when_consumed(stream, offset);
+                return Progress::Waiting;
+            }
+            let method = method(path, channel.unsent());
             let taken = endpoint.recv(|bytes| {
                 let block = &bytes[..bytes.len().min(block_size)];
                 if !block.is_empty() {
-                    compressor.compress(now, block, outbound);
+                    let encoded = self.compressor.compress(now, method, block, &mut scratch.workspace);
+                    for part in [encoded.header(), encoded.body()] {
+                        let taken = if self.outbound.is_empty() { channel.write(stream, part) } else { 0 };
+                        self.written += taken as u64;
+                        self.outbound.extend_from_slice(&part[taken..]);
+                    }
+                    self.backlog.on_block(self.written + self.outbound.len() as u64, block.len());
                 }
                 (block.len(), block.len())
             });
@@ -165,6 +204,7 @@ impl Relay {
     /// Peer to host, see the numbers above.
     pub(super) fn pump_inbound(
         &mut self,
+        now: Instant,
         endpoint: &mut Endpoint,
         channel: &mut Channel,
         stream: StreamId,
@@ -173,6 +213,7 @@ impl Relay {
         if self.is_inbound_ended {
             return Ok(Progress::Waiting);
         }
+        let queue_limit = self.send_queue_limit(now, endpoint);
         for _ in 0..BLOCKS_PER_PUMP {
             if !self.inbound.is_empty() {
                 let taken = endpoint.send(&self.inbound);
@@ -193,20 +234,55 @@ impl Relay {
                 None if channel.is_ended(stream) => return Err(BlockError::Corrupt),
                 None => return Ok(Progress::Waiting),
             };
-            if endpoint.writable() < header.decoded_len {
+            // Whoever holds it back is the host: its next acknowledgement gives the flow another turn.
+            if endpoint.writable() < header.decoded_len || endpoint.send_queue() as u64 >= queue_limit {
                 return Ok(Progress::Waiting);
             }
-            let encoded = &mut scratch.encoded[..header.encoded_len];
-            let present = channel.peek(stream, encoded);
-            debug_assert_eq!(present, encoded.len());
-            let decoded = decode(encoded, &mut scratch.decoded)?;
+            let (head, tail) = channel.peek_slices(stream, header.encoded_len);
+            let encoded = if tail.is_empty() {
+                head
+            } else {
+                let whole = &mut scratch.encoded[..header.encoded_len];
+                let (first, second) = whole.split_at_mut(head.len());
+                first.copy_from_slice(head);
+                second.copy_from_slice(tail);
+                whole
+            };
+            let workspace = &mut scratch.workspace;
+            let taken = if let Some(body) = stored_body(encoded) {
+                let taken = endpoint.send(body);
+                self.inbound.extend_from_slice(&body[taken..]);
+                taken
+            } else if let Some(decoded) =
+                endpoint.send_with(header.decoded_len, |room| decompress(encoded, room, workspace).map(|_| ()))
+            {
+                decoded?;
+                header.decoded_len
+            } else {
+                let decoded = &mut scratch.decoded[..header.decoded_len];
+                decompress(encoded, decoded, workspace)?;
+                let taken = endpoint.send(decoded);
+                self.inbound.extend_from_slice(&decoded[taken..]);
+                taken
+            };
             channel.consume(stream, header.encoded_len);
             self.from_peer_encoded += ByteCount::from(header.encoded_len);
-            let taken = endpoint.send(decoded);
             self.to_host += ByteCount::from(taken);
-            self.inbound.extend_from_slice(&decoded[taken..]);
         }
         Ok(Progress::More)
+    }
+
+    /// What the host may have in its send buffer.
+    fn send_queue_limit(&mut self, now: Instant, endpoint: &Endpoint) -> u64 {
+        let limit = |drain: &DrainRate| match drain.rate() {
+            Some(rate) => rate.bytes_in(SEND_QUEUE_TIME).as_u64().max(SEND_QUEUE_MIN),
+            None => u64::MAX,
+        };
+        let queue = endpoint.send_queue() as u64;
+        let capacity = queue + endpoint.writable() as u64;
+        let is_limited = queue * 4 >= limit(&self.host_drain).min(capacity) * 3;
+        self.host_drain.observe(now, READ_WINDOW, self.to_host.as_u64().saturating_sub(queue), is_limited);
+        limit(&self.host_drain)
     }
 
     /// Whether both directions have ended here, and the channel has all of ours.
@@ -229,9 +305,10 @@ impl Relay {
         self.from_peer_encoded
     }
 
-    /// Encoded bytes that wait for the channel.
-    pub(super) fn waiting(&self) -> ByteCount {
-        ByteCount::from(self.outbound.len() - self.outbound_at)
+    /// Bytes of the host that were taken from its endpoint and not by the far end, and the rate at which that takes them
+    /// if it is what limits.
+    pub(super) fn backlog(&self) -> (ByteCount, Option<BitRate>) {
+        (self.backlog.under_way(), self.backlog.drain_rate())
     }
 
     /// What the compressor did.

@@ -47,14 +47,14 @@ pub struct FlowStatus {
     pub from_peer_encoded: ByteCount,
     /// What compression did in the direction to the peer.
     pub codec: CodecStats,
-    /// Acknowledged to our host and not yet with the channel.
+    /// Acknowledged to our host and not known to have reached the far appliance, in the host's own bytes.
     pub backlog: ByteCount,
     /// Given to our host's endpoint and not yet acknowledged by the host.
     pub send_queue: ByteCount,
     /// Segments that had to be sent to our host again: on a LAN each one is an event.
     pub lan_retransmissions: u64,
-    /// How long [`FlowStatus::backlog`] takes at the channel's pacing rate; what the channel itself holds comes on top
-    /// ([`ChannelStats::backlog`]).
+    /// How long [`FlowStatus::backlog`] takes at the rate at which the far end takes it, or, while that is not what
+    /// limits, at the path's.
     pub drain_time: Duration,
 }
 
@@ -146,9 +146,10 @@ impl Engine {
     }
 
     fn flow_status(&self, id: FlowId, flow: &Flow) -> FlowStatus {
-        let rate = self.channel.as_ref().map(|channel| channel.pacing_rate()).unwrap_or_default();
+        let path = self.channel.as_ref().map(|channel| channel.delivery_rate()).unwrap_or_default();
         let readable = flow.endpoint.as_ref().map_or(0, |endpoint| endpoint.readable());
-        let backlog = ByteCount::from(readable) + flow.relay.waiting();
+        let (under_way, drain_rate) = flow.relay.backlog();
+        let (backlog, rate) = (ByteCount::from(readable) + under_way, drain_rate.unwrap_or(path));
         FlowStatus {
             id,
             key: flow.key,

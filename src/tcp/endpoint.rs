@@ -359,6 +359,26 @@ impl Endpoint {
         taken
     }
 
+    /// Lets `write` fill exactly `len` bytes at the end of the send buffer; an error of its leaves the buffer as it was.
+    /// `None`, without a call, when so many do not fit there in one piece: then try [`Endpoint::send`].
+    pub fn send_with<E>(
+        &mut self,
+        len: usize,
+        write: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Option<Result<(), E>> {
+        let stack = self.stack.as_mut().filter(|_| !self.finish_requested)?;
+        let sent = stack.socket_mut().send(|room| match room.get_mut(..len) {
+            None => (0, None),
+            Some(room) => match write(room) {
+                Ok(()) => (len, Some(Ok(()))),
+                Err(error) => (0, Some(Err(error))),
+            },
+        });
+        let result = sent.ok().flatten();
+        self.is_due |= matches!(result, Some(Ok(())));
+        result
+    }
+
     /// FIN after everything queued. While [`EndpointState::Opening`] it waits for the handshake.
     pub fn finish(&mut self) {
         self.finish_requested = true;

@@ -63,6 +63,12 @@ fn write_channel(f: &mut fmt::Formatter<'_>, channel: &ChannelStatus) -> fmt::Re
         Some(peer) => writeln!(f, ", peer {peer}")?,
         None => writeln!(f, ", peer not heard yet")?,
     }
+    if let Some(version) = channel.peer_version {
+        writeln!(
+            f,
+            "  the peer speaks protocol version {version}, which this appliance does not: update the older of the two"
+        )?;
+    }
     let time = |micros: Option<u64>| micros.map_or("unknown".to_owned(), |us| format!("{:.2} ms", us as f64 / 1e3));
     let rate = BitRate::from_bps;
     let bytes = ByteCount::new;
@@ -72,6 +78,13 @@ fn write_channel(f: &mut fmt::Formatter<'_>, channel: &ChannelStatus) -> fmt::Re
         [
             "rate".to_owned(),
             format!("pacing {}, path delivers {}", rate(channel.pacing_rate_bps), rate(channel.delivery_rate_bps)),
+        ],
+        [
+            "path MTU".to_owned(),
+            format!(
+                "{} bytes; probes {}, black holes {}",
+                channel.path_mtu, channel.path_mtu_probes, channel.path_mtu_black_holes
+            ),
         ],
         [
             "sent".to_owned(),
@@ -91,6 +104,13 @@ fn write_channel(f: &mut fmt::Formatter<'_>, channel: &ChannelStatus) -> fmt::Re
                 bytes(channel.bytes_received),
                 channel.datagrams_received,
                 channel.datagrams_refused
+            ),
+        ],
+        [
+            "peer".to_owned(),
+            format!(
+                "moved {} times, {} handshakes, {} cookies",
+                channel.peer_moves, channel.initiations, channel.cookies_sent
             ),
         ],
         [
@@ -136,6 +156,8 @@ fn flow_row(flow: &FlowStatus) -> Vec<String> {
     }
     if flow.compression_given_up {
         why.push_str(", compression does not pay");
+    } else if let Some(method) = &flow.compression_method {
+        let _ = write!(why, ", {method}");
     }
     vec![
         flow.src.to_string(),
@@ -210,12 +232,14 @@ site-a: longhaul 0.1.0, up 3 h 2 min
 channel: up, peer 198.51.100.2:47000
   RTT       12.35 ms (smallest 12.00 ms)
   rate      pacing 940 Mbps, path delivers 951 Mbps
+  path MTU  1500 bytes; probes 2, black holes 1
   sent      1.4 GB in 1000000 datagrams, 1012 lost (0.100 %), 12 falsely, 1.4 MB sent again
   received  1.5 MB in 20000 datagrams, 2 refused
+  peer      moved 1 times, 5 handshakes, 0 cookies
   waiting   1.4 MB in flight, 2.0 MB undelivered
 flows: 1 accelerated, 1 passing through
   FROM                   TO                    VLAN  VERDICT           AGE  LAN IN  LAN OUT  RATIO  WHY
-  10.1.8.1:50000         10.2.8.1:8000         80    accelerate open  12 s  1.0 GB  40.0 kB   2.12  rule vmotion
+  10.1.8.1:50000         10.2.8.1:8000         80    accelerate open  12 s  1.0 GB  40.0 kB   2.12  rule vmotion, lz4
   [2001:db8:1::1]:50001  [2001:db8:2::1]:8000  -     bypass passing   12 s  1.0 GB  40.0 kB      -  (3) mid-stream
 flows passed through, by reason
   250  (1) no rule
@@ -224,6 +248,14 @@ counters
   1234  frames forwarded
 ";
         assert_eq!(example().to_string(), expected);
+    }
+
+    #[test]
+    fn a_peer_of_another_version_is_named_with_the_remedy() {
+        let mut status = example();
+        status.channel.as_mut().unwrap().peer_version = Some(3);
+        let text = status.to_string();
+        assert!(text.contains("speaks protocol version 3") && text.contains("update the older"), "{text}");
     }
 
     #[test]

@@ -75,6 +75,30 @@ pub struct ChannelStatus {
     pub bytes_retransmitted: u64,
     /// Malformed, forged, replayed or of another version.
     pub datagrams_refused: u64,
+    /// Longest IP packet that a datagram makes.
+    #[serde(default)]
+    pub path_mtu: u64,
+    /// Probes sent to find it.
+    #[serde(default)]
+    pub path_mtu_probes: u64,
+    /// Times the path stopped carrying what it had carried.
+    #[serde(default)]
+    pub path_mtu_black_holes: u64,
+    /// Times the peer has moved to another IP address.
+    #[serde(default)]
+    pub peer_moves: u64,
+    /// Handshakes begun by somebody who knows our public key.
+    #[serde(default)]
+    pub initiations: u64,
+    /// Of those, answered with a cookie because there were so many.
+    #[serde(default)]
+    pub cookies_sent: u64,
+    /// Of those, of a protocol version that we do not speak.
+    #[serde(default)]
+    pub other_version: u64,
+    /// That version, while there is no session.
+    #[serde(default)]
+    pub peer_version: Option<u8>,
 }
 
 impl ChannelStatus {
@@ -111,6 +135,14 @@ impl From<&ChannelStats> for ChannelStatus {
             datagrams_lost_spuriously: stats.datagrams_lost_spuriously,
             bytes_retransmitted: stats.bytes_retransmitted.as_u64(),
             datagrams_refused: stats.datagrams_refused,
+            path_mtu: stats.path_mtu as u64,
+            path_mtu_probes: stats.path_mtu_probes,
+            path_mtu_black_holes: stats.path_mtu_black_holes,
+            peer_moves: stats.peer_moves,
+            initiations: stats.initiations,
+            cookies_sent: stats.cookies_sent,
+            other_version: stats.other_version,
+            peer_version: stats.peer_version,
         }
     }
 }
@@ -156,6 +188,9 @@ pub struct FlowStatus {
     pub channel_bytes_in: u64,
     /// Whether compression is switched off at the moment because it did not pay.
     pub compression_given_up: bool,
+    /// How what leaves was last compressed: `lz4`, `zstd` or `zstd-dense`; absent before.
+    #[serde(default)]
+    pub compression_method: Option<String>,
 }
 
 impl FlowStatus {
@@ -202,6 +237,7 @@ pub(super) mod tests {
             channel_bytes_out: 470_000_000,
             channel_bytes_in: 40_100,
             compression_given_up: false,
+            compression_method: Some("lz4".to_owned()),
         };
         let passing = FlowStatus {
             vlans: vec![],
@@ -214,6 +250,7 @@ pub(super) mod tests {
             state: "passing".to_owned(),
             channel_bytes_out: 0,
             channel_bytes_in: 0,
+            compression_method: None,
             ..flow.clone()
         };
         Status {
@@ -237,6 +274,14 @@ pub(super) mod tests {
                 datagrams_lost_spuriously: 12,
                 bytes_retransmitted: 1_400_000,
                 datagrams_refused: 2,
+                path_mtu: 1500,
+                path_mtu_probes: 2,
+                path_mtu_black_holes: 1,
+                peer_moves: 1,
+                initiations: 5,
+                cookies_sent: 0,
+                other_version: 0,
+                peer_version: None,
             }),
             counters: [("frames_forwarded".to_owned(), 1234), ("frames_dropped".to_owned(), 0)].into(),
             reasons: vec![

@@ -159,6 +159,11 @@ impl Link {
         Ok(())
     }
 
+    /// Changes the largest IP packet for segments offered from now on.
+    pub fn set_mtu(&mut self, mtu: u32) {
+        self.config.mtu = mtu;
+    }
+
     /// Changes the propagation delay for segments offered from now on; order is kept.
     pub fn set_delay(&mut self, delay: Duration) {
         self.config.delay = delay;
@@ -424,6 +429,15 @@ mod tests {
         assert_eq!(link.offer(Instant::ZERO, FRAME).delivery(), Some(Instant::from_nanos(121_120 + 1_211_200)));
         assert_eq!(link.set_rate(BitRate::ZERO), Err(LinkConfigError::NoRate));
         assert_eq!(link.config().rate, BitRate::from_mbps(10));
+    }
+
+    #[test]
+    fn a_smaller_mtu_drops_what_it_no_longer_carries() {
+        let mut link = link(clean(100, 0));
+        assert!(link.offer(Instant::ZERO, FRAME).delivery().is_some());
+        link.set_mtu(1400);
+        assert_eq!(link.offer(Instant::ZERO, FRAME), Verdict::Oversize);
+        assert!(link.offer(Instant::ZERO, 1414).delivery().is_some());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use longhaul::channel::{Channel, ChannelConfig, Event, StreamId};
+use longhaul::channel::{Channel, ChannelConfig, Event, PathMtu, StreamId};
 use longhaul::crypto::PrivateKey;
 use longhaul::engine::{Engine, EngineConfig, Limits};
 use longhaul::frame::{Classified, Port, TcpFlags, classify};
@@ -18,9 +18,10 @@ fn config(side: usize) -> ChannelConfig {
     ChannelConfig {
         private_key: KEYS[side].0,
         peer_public_key: KEYS[1 - side].public_key().0,
+        peer_next_public_key: None,
         preshared_key: None,
         peer_address: Some(address(1 - side)),
-        path_mtu: 1500,
+        path_mtu: PathMtu::Fixed(1500),
         rate: None,
     }
 }

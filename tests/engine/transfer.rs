@@ -276,3 +276,52 @@ fn a_restart_under_more_flows_than_one_write_can_list_resets_them_all() {
     assert!(world.run_until(3_000, is_reset));
     assert_eq!(world.engines[B].counters().orphans_reset, u64::from(FLOWS));
 }
+
+#[test]
+fn when_both_appliances_start_anew_what_they_have_forgotten_is_reset_at_both_hosts() {
+    let mut world = World::new();
+    let at = world.open(40_000, payload(1, 5_000_000));
+    world.hosts[A].connections[at].finish = false;
+    assert!(
+        world.run_until(2_000, |world| world.hosts[B].connections.first().is_some_and(|c| c.inbox.len() > 200_000))
+    );
+    world.restart(A);
+    world.restart(B);
+    let is_reset = |world: &World| {
+        let state = |side: usize| world.hosts[side].connections[0].state();
+        state(A) == EndpointState::Reset && state(B) == EndpointState::Reset
+    };
+    assert!(world.run_until(20_000, is_reset));
+    let reset = [A, B].map(|side| world.engines[side].counters().orphans_reset);
+    assert!(reset.iter().sum::<u64>() >= 1, "{reset:?}");
+    world.run_for(3_000);
+    world.open(40_001, payload(3, 1_000));
+    world.run_for(1_000);
+    assert!(world.hosts[B].connections.last().unwrap().inbox == payload(3, 1_000));
+}
+
+#[test]
+fn a_connection_older_than_both_appliances_is_left_alone() {
+    let rules = [mirrored_rules(), mirrored_rules()];
+    let mut world = World::unconnected(rules, Limits::default());
+    world.hosts[A].announce();
+    world.hosts[B].announce();
+    // No channel: the connection passes through.
+    world.is_cut = true;
+    world.run_for(10);
+    let at = world.open(40_000, payload(1, 3_000_000));
+    world.hosts[A].connections[at].finish = false;
+    assert!(
+        world.run_until(5_000, |world| world.hosts[B].connections.first().is_some_and(|c| c.inbox.len() > 200_000))
+    );
+    world.restart(A);
+    world.restart(B);
+    world.is_cut = false;
+    let everything = |world: &World| world.hosts[B].connections[0].inbox.len() == 3_000_000;
+    assert!(world.run_until(30_000, everything));
+    for side in [A, B] {
+        assert_eq!(world.hosts[side].connections[0].state(), EndpointState::Open);
+        assert_eq!(world.engines[side].counters().orphans_reset, 0);
+        assert_eq!(world.bypassed(side, BypassReason::MidStream), 1);
+    }
+}

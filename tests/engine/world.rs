@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use longhaul::buffer::FrameBuf;
-use longhaul::channel::ChannelConfig;
+use longhaul::channel::{ChannelConfig, PathMtu};
 use longhaul::crypto::PrivateKey;
 use longhaul::engine::{BypassReason, Engine, EngineConfig, Fate, Limits};
 use longhaul::frame::{MacAddr, Port};
@@ -91,9 +91,10 @@ impl World {
             channel: Some(ChannelConfig {
                 private_key: keys[side].0,
                 peer_public_key: keys[1 - side].public_key().0,
+                peer_next_public_key: None,
                 preshared_key: None,
                 peer_address: Some(address(1 - side)),
-                path_mtu: 1500,
+                path_mtu: PathMtu::Fixed(1500),
                 rate: None,
             }),
             lan_mtu: 1500,

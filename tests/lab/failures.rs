@@ -114,27 +114,43 @@ fn when_an_appliance_is_killed_both_hosts_get_errors_and_new_connections_work() 
 }
 
 #[test]
-fn when_both_appliances_are_killed_new_connections_work() {
+fn when_both_appliances_are_killed_transfers_get_errors_and_new_connections_work() {
     let (lab, _nginx) = lab_with_a_page();
-    let (mut near, mut far) = lab.a.connection(&lab.b, lab.b.v4(8001));
-    let streams = [near.try_clone().unwrap(), far.try_clone().unwrap()];
-    let sender = thread::spawn(move || pattern::send(&mut near, 1, u64::MAX));
-    let receiver = thread::spawn(move || pattern::receive(&mut far, 1, 0));
-    lab.wait_for("the transfer runs", LONG, || lab.counter(Side::A, "relayed_source_bytes") > 10_000_000);
+    let mut streams = Vec::new();
+    let mut flows = Vec::new();
+    for port in [8001, 8002, 8003] {
+        let (mut near, mut far) = lab.a.connection(&lab.b, lab.b.v4(port));
+        streams.extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
+        flows.push([
+            ending("sender", move || pattern::send(&mut near, 1, u64::MAX)),
+            ending("receiver", move || pattern::receive(&mut far, 1, 0)),
+        ]);
+    }
+    lab.wait_for("the transfers run", LONG, || lab.counter(Side::A, "relayed_source_bytes") > 30_000_000);
     for what in ["kill", "start"] {
         lab.appliance(Side::A, what);
         lab.appliance(Side::B, what);
     }
     assert_recovered(&lab);
-    // Nobody is left who remembers the old connection. It does not end by itself, but nothing false arrives, and no end
-    // is pretended: what comes is the hosts' doing here.
-    assert!(!sender.is_finished() && !receiver.is_finished());
+    // Nobody is left who remembers the old connections, but what their hosts say to each other gives them away; except
+    // where numbers at random happen to fit, once in 64 times: then nothing false arrives, and no end is pretended.
+    let is_over = |flow: &[JoinHandle<End>; 2]| flow.iter().all(JoinHandle::is_finished);
+    let over = || flows.iter().filter(|flow| is_over(flow)).count();
+    lab.wait_for("two of three transfers have errors", LONG, || over() >= 2);
+    thread::sleep(Duration::from_secs(1));
+    let is_over: Vec<bool> = flows.iter().map(is_over).collect();
     for stream in streams {
-        stream.shutdown(Shutdown::Both).unwrap();
+        let _ = stream.shutdown(Shutdown::Both);
     }
-    let (sent, _) = sender.join().unwrap();
-    let (received, _) = receiver.join().unwrap();
-    assert!(received <= sent);
+    for (flow, was_over) in flows.into_iter().zip(is_over) {
+        let [sender, receiver] = flow.map(|end| end.join().unwrap());
+        assert!(receiver.bytes <= sender.bytes);
+        for end in [sender, receiver].iter().filter(|_| was_over) {
+            let kind = end.error.as_ref().map(io::Error::kind);
+            let is_reset = matches!(kind, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+            assert!(is_reset, "{}: {:?}", end.who, end.error);
+        }
+    }
     lab.assert_in_order();
 }
 

@@ -1,5 +1,6 @@
 //! The two appliances of a simulated network: mirrored rules, pinned keys, fixed seeds.
 
+use longhaul::channel::PathMtu;
 use longhaul::engine::{Engine, EngineConfig, Limits};
 use longhaul::rules::{Action, Compression, Hosts, PortRange, Rule, Rules};
 use longhaul::units::ByteCount;
@@ -50,7 +51,7 @@ impl ApplianceSpec {
         Wiring::Engines(Box::new(move |end, instance, now| {
             let config = EngineConfig {
                 rules: self.rules(),
-                channel: self.accelerate.then(|| end.channel_config(self.path_mtu)),
+                channel: self.accelerate.then(|| end.channel_config(PathMtu::Discover { max: self.path_mtu })),
                 lan_mtu: self.lan_mtu,
                 limits: Limits { flows: self.flows, memory: ByteCount::from_mib(256) },
             };

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use longhaul::channel::{Channel, ChannelStats, Event, ReadState, StreamId};
+use longhaul::channel::{Channel, ChannelStats, Event, PathMtu, ReadState, StreamId};
 use longhaul::units::{BitRate, ByteCount, Instant};
 use longhaul::wan::{Link, LinkStats, Outage};
 
@@ -49,6 +49,10 @@ pub struct ChannelRun {
     pub settle: Duration,
     /// The operator's `rate`.
     pub operator_rate: Option<BitRate>,
+    /// How long both ends' datagrams may be.
+    pub path_mtu: PathMtu,
+    /// At these times the largest IP packet that the path carries (both directions) becomes another.
+    pub mtu_changes: Vec<(Duration, u32)>,
     /// At these times the line rate (both directions) becomes another.
     pub rate_changes: Vec<(Duration, BitRate)>,
     /// The path is dead, both ways, in these times.
@@ -76,6 +80,8 @@ impl ChannelRun {
             duration: Duration::from_secs(10),
             settle: Duration::from_secs(5),
             operator_rate: None,
+            path_mtu: PathMtu::Fixed(1500),
+            mtu_changes: Vec::new(),
             rate_changes: Vec::new(),
             outages: Vec::new(),
             load: Load::None,
@@ -210,6 +216,8 @@ pub fn run(run: &ChannelRun) -> ChannelOutcome {
     let mut changes = run.rate_changes.clone();
     changes.sort_by_key(|(at, _)| *at);
     changes.reverse();
+    let mut mtu_changes = run.mtu_changes.clone();
+    mtu_changes.sort_by_key(|&(at, _)| std::cmp::Reverse(at));
     let mut next_trace = run.trace.map(|every| Instant::ZERO + every);
     let mut steps = 0;
     let mut finished = None;
@@ -229,6 +237,14 @@ pub fn run(run: &ChannelRun) -> ChannelOutcome {
                 side.line.set_rate(rate).expect("a rate above zero");
             }
             changes.pop();
+        }
+        while let Some(&(at, mtu)) = mtu_changes.last()
+            && Instant::ZERO + at <= next
+        {
+            for side in &mut rig.sides {
+                side.line.set_mtu(mtu);
+            }
+            mtu_changes.pop();
         }
         while let Some(at) = next_trace
             && at <= next
@@ -262,7 +278,7 @@ impl<'a> Rig<'a> {
     fn new(run: &'a ChannelRun) -> Self {
         let lines = run.path.links(run.seed);
         let side = |end: End| {
-            let mut config = end.channel_config(1500);
+            let mut config = end.channel_config(run.path_mtu);
             config.rate = run.operator_rate;
             let mut line = lines[end.index()].clone();
             for (from, until) in &run.outages {

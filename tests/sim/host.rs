@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
-use longhaul::units::Instant;
+use longhaul::units::{ByteCount, Instant};
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::phy::{Checksum, ChecksumCapabilities, Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
@@ -20,6 +20,8 @@ use crate::script::{Connection, Seen};
 const FIRST_CLIENT_PORT: u16 = 40_000;
 /// No receive window in the simulator is smaller when a connection begins.
 const WINDOW_MIN: u64 = 60_000;
+/// What a reader of limited speed takes at once.
+const READ_LEN: usize = 64 * 1024;
 /// Bytes of an Ethernet header.
 const ETHERNET_HEADER_LEN: usize = 14;
 
@@ -391,7 +393,9 @@ impl Talk {
                 return acted;
             }
             let (pattern, position) = (self.incoming, self.seen.received);
+            let rate = self.plan.reads_at.filter(|(who, _)| *who == end).map(|(_, rate)| rate);
             let taken = socket.recv(|bytes| {
+                let bytes = if rate.is_some() { &bytes[..bytes.len().min(READ_LEN)] } else { bytes };
                 if let Some(wrong) = pattern.first_difference(position, bytes) {
                     panic!("{end:?} at {at:?}: wrong byte at {wrong} of connection from {position}");
                 }
@@ -405,6 +409,7 @@ impl Talk {
                     self.seen.received += len as u64;
                     assert!(self.seen.received <= expected, "{end:?}: more bytes than were sent");
                     self.seen.last_received_at = Some(at);
+                    self.resting_until = rate.map(|rate| now + rate.time_for(ByteCount::from(len)));
                 }
                 Err(RecvError::Finished) => {
                     if self.seen.ended_at.is_none() {

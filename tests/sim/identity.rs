@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use longhaul::channel::ChannelConfig;
+use longhaul::channel::{ChannelConfig, PathMtu};
 use snow::params::DHChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 
@@ -47,17 +47,19 @@ impl End {
         }
     }
 
-    fn public_key(self) -> [u8; 32] {
+    /// What the other end pins.
+    pub fn public_key(self) -> [u8; 32] {
         let mut dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519).expect("snow has X25519");
         dh.set(&self.private_key());
         dh.pubkey().try_into().expect("an X25519 key has 32 bytes")
     }
 
     /// This end's channel: knows its peer's key, and its address (both sides do, as in mirrored configurations).
-    pub fn channel_config(self, path_mtu: usize) -> ChannelConfig {
+    pub fn channel_config(self, path_mtu: PathMtu) -> ChannelConfig {
         ChannelConfig {
             private_key: self.private_key(),
             peer_public_key: self.other().public_key(),
+            peer_next_public_key: None,
             preshared_key: None,
             peer_address: Some(self.other().address()),
             path_mtu,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use longhaul::units::BitRate;
+
 use crate::identity::End;
 use crate::pattern::Content;
 
@@ -36,6 +38,8 @@ pub struct Connection {
     pub closes_early: bool,
     /// Resting readers.
     pub pauses: Vec<Pause>,
+    /// This end reads no faster than this.
+    pub reads_at: Option<(End, BitRate)>,
     /// This end resets the connection after it has sent so many bytes.
     pub abort: Option<(End, u64)>,
     /// Somebody listens on the port.
@@ -54,6 +58,7 @@ impl Connection {
             reply_after_end: false,
             closes_early: false,
             pauses: Vec::new(),
+            reads_at: None,
             abort: None,
             listening: true,
         }

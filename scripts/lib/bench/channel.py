@@ -1,7 +1,7 @@
 """scripts/bench channel: incompressible TCP from host a to host b through the lab, by link and by system.
 
-Systems: `longhaul` (compression off), the hosts' own kernel TCP with `cubic` and `bbr`, and `kcptun` (a tunnel of its own
-on both hosts; window 1.5 BDP, no repair symbols, no compression).
+Systems: `longhaul` (compression off), the hosts' own kernel TCP with `cubic` and `bbr`, and two programs on both hosts:
+`quic` (the forwarder on quinn with BBR, windows of two BDP) and `kcptun` (window 1.5 BDP, no repair symbols, no compression).
 """
 
 import argparse
@@ -9,19 +9,22 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
+import peers
 import process
 from common import ROOT, Failure, Lab, Progress, description, markdown_table, say, write_files
 
 STREAM = os.path.join(ROOT, "scripts", "lib", "bench", "stream.py")
 PORT = 8000
-SYSTEMS = ("longhaul", "bbr", "cubic", "kcptun")
+SYSTEMS = ("longhaul", "bbr", "cubic", "quic", "kcptun")
+# Those that are programs on the hosts; the hosts' own TCP then only crosses the loopback.
+FORWARDERS = ("quic", "kcptun")
 
 # Stream bytes of a full datagram of the channel (1500 less IP, UDP, header, tag, frame header), and what it is on the
 # wire with Ethernet's header, which is how the emulator counts.
@@ -72,7 +75,7 @@ def lab_options(system, cell, arguments):
     options = link_options(cell, arguments.seed)
     if system == "longhaul":
         return [*options, "--wiring", "accelerate", "--ports", str(PORT), "--compression", "off", "--cc", "cubic"]
-    return [*options, "--wiring", "wire", "--cc", "cubic" if system == "kcptun" else system]
+    return [*options, "--wiring", "wire", "--cc", "cubic" if system in FORWARDERS else system]
 
 
 def start(lab, side, *command, **options):
@@ -81,21 +84,34 @@ def start(lab, side, *command, **options):
     return subprocess.Popen(lab.inside(side, *map(str, command)), **options)
 
 
+SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
 def start_kcptun(lab, cell):
     mbps, rtt, _, _ = cell
     window = str(max(256, int(1.5 * mbps * 1e6 / 8 * rtt / 1e3 / 1400)))
     common = ["--mode", "fast2", "--nocomp", "--crypt", "aes", "--datashard", "0", "--parityshard", "0", "--mtu", "1472"]
     common += ["--sndwnd", window, "--rcvwnd", window, "--sockbuf", str(16 << 20), "--smuxbuf", str(32 << 20), "--quiet"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return [
-        start(lab, "b", "kcptun-server", "-t", f"127.0.0.1:{PORT}", "-l", ":29900", *common, **quiet),
-        start(lab, "a", "kcptun-client", "-r", "10.77.0.2:29900", "-l", f"127.0.0.1:{PORT}", *common, **quiet),
-    ]
+    commands = (
+        ("b", ["kcptun-server", "-t", f"127.0.0.1:{PORT}", "-l", f":{peers.KCPTUN_PORT}"]),
+        ("a", ["kcptun-client", "-r", f"10.77.0.2:{peers.KCPTUN_PORT}", "-l", f"127.0.0.1:{peers.LOCAL_PORT}"]),
+    )
+    for side, command in commands:
+        program, environment = peers.peer_program(f"usr/bin/{command[0]}")
+        yield start(lab, side, program, *command[1:], *common, env=environment, **SILENT)
+
+
+def start_forwarder(lab, system, cell, folder):
+    """Starts the programs of a forwarder on both hosts; they carry what arrives at LOCAL_PORT of host a."""
+    if system == "kcptun":
+        return list(start_kcptun(lab, cell))
+    commands = peers.quic_commands(folder, "10.77.0.2", *cell[:2], target=f"127.0.0.1:{PORT}")
+    return [start(lab, side, *command, **SILENT) for side, command in commands]
 
 
 def processes_of(lab, system):
     """Role in the table to process id."""
-    names = {"longhaul": ("appa", "appb", "longhaul"), "kcptun": ("a", "b", "kcptun-")}.get(system)
+    names = {"longhaul": ("appa", "appb", "longhaul"), "kcptun": ("a", "b", "kcptun-"), "quic": ("a", "b", "quic-forward")}.get(system)
     found = {}
     if names:
         for role, namespace in (("send", names[0]), ("receive", names[1])):
@@ -137,6 +153,12 @@ def lateness(status):
     }
 
 
+def emulator_start(lab, status):
+    """The moment (monotonic) from which the emulator counts, outages too: its counters are of when it wrote them."""
+    path = os.path.join(os.environ.get("XDG_RUNTIME_DIR") or "/run", "longhaul-lab", lab.name, "wanem.json")
+    return os.stat(path).st_mtime - status["wanem"]["elapsed_s"] + time.monotonic() - time.time()
+
+
 def startup_seconds(bins, bin_s, begun, started, wanted_mbps):
     """From the sender's start until 50 ms together carried `wanted_mbps`."""
     width = max(1, round(0.05 / bin_s))
@@ -150,24 +172,24 @@ def run_once(system, cell, arguments, outage=None):
     seconds = arguments.seconds if outage is None else outage[0] + outage[1] + 6
     options = lab_options(system, cell, arguments) + (["--outage", f"{outage[0]}s+{outage[1]}s"] if outage else [])
     children = []
-    with Lab(arguments.lab, *options) as lab:
+    with tempfile.TemporaryDirectory(prefix="longhaul-channel-") as folder, Lab(arguments.lab, *options) as lab:
         try:
             if system == "longhaul":
                 lab.wait_for_channel()
-            target = "127.0.0.1" if system == "kcptun" else "10.77.0.2"
+            target = ["--address", "10.77.0.2", "--port", PORT]
             stream = [sys.executable, STREAM]
-            ends = ["--port", PORT, "--seconds", seconds]
-            receiver = start(lab, "b", *stream, "receive", "--address", "0.0.0.0", *ends)
+            receiver = start(lab, "b", *stream, "receive", "--address", "0.0.0.0", "--port", PORT, "--seconds", seconds)
             children.append(receiver)
             receiver.stdout.readline()
-            if system == "kcptun":
-                children += start_kcptun(lab, cell)
+            if system in FORWARDERS:
+                target = ["--address", "127.0.0.1", "--port", peers.LOCAL_PORT]
+                children += start_forwarder(lab, system, cell, folder)
                 time.sleep(0.5)
             pings = Pings(lab)
             children.append(pings.child)
             time.sleep(0.3)
             began = time.monotonic()
-            sender = start(lab, "a", *stream, "send", "--address", target, *ends, "--streams", arguments.streams)
+            sender = start(lab, "a", *stream, "send", *target, "--seconds", seconds, "--streams", arguments.streams)
             children.append(sender)
             time.sleep(max(0.0, arguments.settle - (time.monotonic() - began)))
             pids = processes_of(lab, system)
@@ -180,7 +202,8 @@ def run_once(system, cell, arguments, outage=None):
             sent = json.loads(sender.communicate(timeout=60)[0] or "{}")
             received = json.loads(receiver.communicate(timeout=60)[0] or "{}")
             round_trips = pings.stop()
-            status, asked = lab.status(), time.monotonic()
+            status = lab.status()
+            emulator_began = emulator_start(lab, status)
         finally:
             for child in children:
                 if child.poll() is None:
@@ -190,7 +213,7 @@ def run_once(system, cell, arguments, outage=None):
         raise Failure(f"{system}: nothing arrived: {sent.get('error') or received.get('error') or 'a program died'}")
     return figures(system, cell, arguments, sent, received, round_trips, status, {
         "cpu": cpu, "cpu_from": cpu_from, "cpu_to": cpu_to, "memory": memory, "tcp": (tcp_before, tcp_after),
-        "outage": outage, "wanem_started": asked - status["wanem"]["elapsed_s"],
+        "outage": outage, "wanem_started": emulator_began,
     })
 
 
@@ -227,6 +250,7 @@ def figures(system, cell, arguments, sent, received, round_trips, status, usage)
         "error": sent["error"] or received["error"],
     }
     segments = status["wanem"]["a_to_b"]["segments"]
+    row["dropped_by_queue"] = segments["queue_full"] / max(1, segments["offered"])
     row["wire_efficiency"] = sum(bins) / segments["offered_bytes"] if segments["offered_bytes"] else None
     if system == "longhaul":
         channel = status["appliance_a"]["channel"]
@@ -234,7 +258,7 @@ def figures(system, cell, arguments, sent, received, round_trips, status, usage)
         row["counters_receiver"] = status["appliance_b"]["counters"]
         row["retransmitted"] = channel["bytes_retransmitted"] / max(1, channel["bytes_sent"])
         row["spurious"] = channel["datagrams_lost_spuriously"] / max(1, channel["datagrams_sent"])
-    elif system != "kcptun":
+    elif system not in FORWARDERS:
         before, after = usage["tcp"]
         row["retransmitted"] = (after["RetransSegs"] - before["RetransSegs"]) / max(1, after["OutSegs"] - before["OutSegs"])
     row["void"] = row["lateness"]["p99_us"] > arguments.late_ms * 1000 or row["lateness"]["local_drops"] > 0
@@ -270,8 +294,8 @@ def text(value, form="{:.1f}"):
 
 
 def report(results):
-    head = ["link", "system", "Mbps", "% line", "% ceiling", "start-up s", "again %", "RTT idle ms", "loaded ms", "queue max KB",
-            "CPU s/GB send", "receive", "MiB send", "receive", "late p99 ms"]
+    head = ["link", "system", "Mbps", "% line", "% ceiling", "start-up s", "again %", "queue dropped %", "RTT idle ms", "loaded ms",
+            "queue max KB", "CPU s/GB send", "receive", "MiB send", "receive", "late p99 ms"]
     lines = []
     for row in results["cells"]:
         what = cell_text(tuple(row["cell"].values()))
@@ -284,7 +308,7 @@ def report(results):
             what, row["system"] + (" VOID" if row["void"] else ""), text(row["goodput_mbps"]), text(row["of_line"] * 100),
             text(row["of_ceiling"] * 100), text(row["startup_s"], "{:.2f}"),
             text(row["retransmitted"] * 100, "{:.2f}") if "retransmitted" in row else "-",
-            text(row["rtt_idle_ms"], "{:.2f}"), text(row["rtt_loaded_ms"], "{:.2f}"), text(row["queue_max_bytes"] / 1e3, "{:.0f}"),
+            text(row["dropped_by_queue"] * 100, "{:.2f}"), text(row["rtt_idle_ms"], "{:.2f}"), text(row["rtt_loaded_ms"], "{:.2f}"), text(row["queue_max_bytes"] / 1e3, "{:.0f}"),
             text(cpu.get("send"), "{:.2f}"), text(cpu.get("receive"), "{:.2f}"), mib("send"), mib("receive"),
             text(row["lateness"]["p99_us"] / 1e3, "{:.2f}"),
         ])
@@ -295,7 +319,8 @@ def report(results):
         f"{about['date']}, load {about['load_at_start'][0]:.1f} at the start. `{about['command']}`\n",
         f"{results['streams']} TCP stream(s) of random bytes from host a to host b for {results['seconds']:g} s; goodput from second "
         f"{results['settle']:g} on. Ceiling: line rate x {PAYLOAD}/{WIRE} x (1 - loss), the same for every system. Start-up: from "
-        "connecting until 50 ms together reach 90 % of it. RTT: ping beside the flow, median. VOID: the emulator released one "
+        "connecting until 50 ms together reach 90 % of it. Again: sent again, of what was sent, as the sender counts it (the "
+        "forwarders tell nothing of it). Queue dropped: of what was offered to the link, what its full queue refused. RTT: ping beside the flow, median. VOID: the emulator released one "
         f"frame in a hundred more than {results['late_ms']:g} ms late, or lost some itself; the figures are kept for what they are. "
         "Each process's CPU includes its system calls; a kernel TCP's own cost belongs to the hosts and is not listed.\n",
         markdown_table(head, lines),
@@ -353,9 +378,8 @@ def parse():
 
 def main():
     arguments = parse()
-    if "kcptun" in arguments.systems and not shutil.which("kcptun-client"):
-        say("kcptun is not installed (apt-get install kcptun): left out")
-        arguments.systems.remove("kcptun")
+    if "quic" in arguments.systems:
+        peers.quic_program()
     outage_cell = (int(arguments.outage_link[0]), *arguments.outage_link[1:])
     runs = [(cell, system, None) for cell in arguments.cells for system in arguments.systems]
     runs += [(outage_cell, system, (6, length)) for length in arguments.outages for system in arguments.systems if system != "kcptun"]

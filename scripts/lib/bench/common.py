@@ -55,6 +55,10 @@ class Progress:
         self.done += 1
         say(f"      {text}")
 
+    def drop(self):
+        """The next step has turned out not to be wanted."""
+        del self.expected[self.done]
+
 
 def duration(seconds):
     seconds = int(seconds)

@@ -28,7 +28,8 @@ class Tools:
         self.firmware = [os.path.join(tree, "usr/share/seabios"), os.path.join(tree, "usr/share/qemu")]
         self.environment = dict(os.environ, LD_LIBRARY_PATH=library_path(tree))
         self.kernel = os.path.join(cache, "vmlinuz")
-        self.initramfs = os.path.join(cache, "initramfs.cpio")
+        # By its source: worktrees of different age share a cache.
+        self.initramfs = os.path.join(cache, f"initramfs-{source_digest()}.cpio")
 
     def version(self):
         out = subprocess.run([self.qemu, "--version"], env=self.environment, check=True, capture_output=True, text=True)
@@ -41,6 +42,14 @@ class Tools:
             with open(path, "rb") as file:
                 digest.update(file.read())
         return digest.hexdigest()[:12]
+
+
+def source_digest():
+    digest = hashlib.sha256()
+    for name in sorted(os.listdir(GUEST)):
+        with open(os.path.join(GUEST, name), "rb") as file:
+            digest.update(file.read())
+    return digest.hexdigest()[:12]
 
 
 def apt(cache):
@@ -122,15 +131,20 @@ def cpio_entry(number, name, mode, content=b"", device=(0, 0)):
 
 
 def build(cache):
-    """Compiles the guest's program and packs it; returns the tools."""
+    """Compiles the guest's program and packs it, unless that was done before; returns the tools."""
     tools = fetch(cache)
-    program = os.path.join(cache, "guest-init")
-    quiet(
-        ["rustc", "--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-C", "panic=abort", "-C", "strip=symbols"]
-        + ["--crate-name", "guest", "-o", program, os.path.join(GUEST, "main.rs")]
-    )
-    with open(program, "rb") as file:
-        init = file.read()
+    if os.path.exists(tools.initramfs):
+        return tools
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        program = os.path.join(folder, "init")
+        # Compiled where it lies, by its bare name: the program does not depend on where the repository is.
+        quiet(
+            ["rustc", "--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-C", "panic=abort", "-C", "strip=symbols"]
+            + ["--crate-name", "guest", "-o", program, "main.rs"],
+            cwd=GUEST,
+        )
+        with open(program, "rb") as file:
+            init = file.read()
     archive = b"".join(
         [
             cpio_entry(1, "dev", 0o040755),
@@ -139,7 +153,8 @@ def build(cache):
             cpio_entry(0, "TRAILER!!!", 0),
         ]
     )
-    with open(tools.initramfs + ".new", "wb") as file:
+    new = f"{tools.initramfs}.{os.getpid()}"
+    with open(new, "wb") as file:
         file.write(archive)
-    os.replace(tools.initramfs + ".new", tools.initramfs)
+    os.replace(new, tools.initramfs)
     return tools

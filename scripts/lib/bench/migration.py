@@ -7,6 +7,7 @@ host b while it runs, and asks it there whether its memory is what it was.
 import argparse
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,11 +16,13 @@ import time
 import common
 import guest
 import migration_report
+import migration_results
 import onemove
 import peers
 import vm
 
-LAB_NAME = "migration"
+# Of its own, so that two calls do not meet: process ids have at most 7 digits, a lab's name 16 letters.
+LAB_NAME = f"migration{os.getpid()}"
 
 # Name, Mbps, round trip in ms, what it is, seconds without and with HyperIP (DeepStorage 2009, VM of unknown size).
 LINKS = [
@@ -48,6 +51,8 @@ FULL_MEMORY_MB = 2048
 # A run in which the emulator released more than one frame in a hundred later than this is void and repeated.
 LATENESS_P99_US = 2000
 REPEATS_MAX = 2
+# What --slow-runs is about.
+SLOW_S = 120
 # A guest that has not arrived by then never will: the slowest row of the report, twice over, for each GB.
 PATIENCE_S_PER_GB = 900
 
@@ -63,19 +68,27 @@ def arguments():
     parser.add_argument("--memory", type=int, help=f"the guest's memory in MB (default: {FULL_MEMORY_MB}; with --quick {QUICK_MEMORY_MB})")
     parser.add_argument("--quick", action="store_true", help="a small guest, two links, one run each: at most 5 minutes")
     parser.add_argument("--one-way", action="store_true", help="read the links' latency as one way instead of round trip")
+    parser.add_argument("--replay", action="store_true", help="send a recorded migration with a plain program instead: cheaper")
+    parser.add_argument("--slow-runs", type=int, help=f"runs where the first took longer than {SLOW_S} s (default: as --runs)")
+    parser.add_argument("--resume", action="store_true", help="keep the valid runs that OUT has and make the missing ones")
+    parser.add_argument("--redo", default="", help="with --resume: systems whose runs are made again")
     parser.add_argument("--seed", type=int, default=1, help="of the guest's memory and, with the run's number, of the losses")
     parsed = parser.parse_args()
     quick = parsed.quick
     parsed.links = (parsed.links or (QUICK_LINKS if quick else names)).split(",")
     parsed.systems = (parsed.systems or (QUICK_WITH if quick else ",".join(peers.SYSTEMS))).split(",")
     parsed.fill = parsed.fill.split(",")
+    parsed.redo = parsed.redo.split(",") if parsed.redo else []
     parsed.runs = parsed.runs or (1 if quick else 4)
     parsed.memory = parsed.memory or (QUICK_MEMORY_MB if quick else FULL_MEMORY_MB)
-    known = {"links": [link[0] for link in LINKS], "systems": list(peers.SYSTEMS), "fill": FILLS}
+    known = {"links": [link[0] for link in LINKS], "systems": list(peers.SYSTEMS), "redo": list(peers.SYSTEMS), "fill": FILLS}
     for option, allowed in known.items():
         for word in getattr(parsed, option):
             if word not in allowed:
                 parser.error(f'"{word}" is not one of {", ".join(allowed)}')
+    if parsed.redo and not parsed.resume:
+        parser.error("--redo is for --resume; without, every run is made")
+    parsed.slow_runs = parsed.slow_runs or parsed.runs
     if parsed.memory < 256:
         parser.error("a guest of less than 256 MB has no room to fill")
     return parsed
@@ -93,15 +106,17 @@ def late(outcome):
     return max(way["p99_us"] for way in outcome["wanem_lateness"].values()) > LATENESS_P99_US
 
 
-def run_once(options, link, system_name, machine, state, seed, folder):
+def run_once(options, how, link, system_name, machine, state, seed, folder):
     name, rate, rtt, *_ = link
     link_options = ["--link", name, "--seed", str(seed), *(["--one-way"] if options.one_way else [])]
     system = peers.System(system_name, link_options)
     try:
         with common.Lab(LAB_NAME, *system.lab_options()) as lab:
-            appliances = system.start(lab, folder, rate, rtt * (2 if options.one_way else 1))
+            between = system.start(lab, folder, rate, rtt * (2 if options.one_way else 1))
             patience = 60 + PATIENCE_S_PER_GB * options.memory / 1000
-            return onemove.move(lab, machine, state, folder, patience, system.address, appliances)
+            if how == "replay":
+                return onemove.replay(lab, state, patience, system.address, between)
+            return onemove.move(lab, machine, state, folder, patience, system.address, between)
     finally:
         system.stop()
 
@@ -112,10 +127,13 @@ def run_valid(options, *rest):
     while True:
         try:
             outcome = run_once(options, *rest)
+        except vm.Endless as endless:
+            # That is a result: a migration that a system cannot bring to its end.
+            outcome = {"error": str(endless), "endless_s": endless.seconds}
         except (common.Failure, subprocess.CalledProcessError) as failure:
             outcome = {"error": str(failure)}
         else:
-            outcome["error"] = None if outcome["intact"] else "the guest's memory is not what it was"
+            outcome["error"] = None if outcome["intact"] else "what arrived is not what was sent"
         outcome["void_runs_before"] = repeats
         outcome["late"] = outcome["error"] is None and late(outcome)
         if not outcome["late"] or repeats == REPEATS_MAX:
@@ -126,50 +144,79 @@ def run_valid(options, *rest):
 
 def summary(outcome):
     if outcome["error"]:
-        return f"FAILED: {outcome['error']}"
+        return outcome["error"] if "endless_s" in outcome else f"FAILED: {outcome['error']}"
     note = ", emulator late" if outcome["late"] else ""
-    return (
-        f"{outcome['seconds']:.2f} s, stopped {outcome['downtime_beat_ms']:.0f} ms (QEMU says {outcome['downtime_qemu_ms']}), "
-        f"drain {outcome['drain_ms'] or 0:.0f} ms, memory verified{note}"
-    )
+    stopped = ""
+    if outcome["downtime_beat_ms"] is not None:
+        stopped = f", stopped {outcome['downtime_beat_ms']:.0f} ms (QEMU says {outcome['downtime_qemu_ms']})"
+    return f"{outcome['seconds']:.2f} s{stopped}, drain {outcome['drain_ms'] or 0:.0f} ms, verified{note}"
+
+
+def make_run(options, cell, number, link, machine, state, folder):
+    """One run with what it needs to be judged by itself: runs of one file may come from several calls."""
+    made = common.description()
+    outcome = run_valid(options, cell[0], link, cell[-1], machine, state, options.seed + number, folder)
+    return {
+        **dict(zip(migration_results.CELL, cell)),
+        "run": number,
+        "date": made["date"],
+        "commit": made["commit"],
+        "load_at_start": made["load_at_start"][0],
+        **outcome,
+    }
 
 
 def main():
     options = arguments()
     if os.geteuid() != 0:
         raise common.Failure("network namespaces need root: run it with sudo")
+    # Ends as by ^C: the lab is taken down.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     links = [link for link in LINKS if link[0] in options.links]
     systems = [name for name in options.systems if name not in peers.LEFT_OUT]
-    for name in set(options.systems) - set(systems):
-        common.say(f"{name} is left out: {peers.LEFT_OUT[name]}")
+    for name in options.systems:
+        if name in peers.LEFT_OUT:
+            common.say(f"{name} is left out: {peers.LEFT_OUT[name]}")
     tools = guest.build(common.cache_dir())
-    description = common.description(qemu=tools.version(), memory_mb=options.memory, seed=options.seed, one_way=options.one_way)
+    description = common.description(qemu=tools.version(), memory_mb=options.memory, seed=options.seed)
     description["command"] = shlex.join(["scripts/bench", "migration", *sys.argv[1:]])
+    description.update(lateness_bound_p99_us=LATENESS_P99_US, left_out=peers.LEFT_OUT)
+    results = migration_results.Results(options.out, description, options.resume, options.redo)
+
+    def wanted(cell, number):
+        return results.wanted(cell, number, options.slow_runs, SLOW_S)
+
     # Systems take turns within a run, so that a busy quarter of an hour hits all of them.
     plan = [
-        (fill, link, run, system) for fill in options.fill for link in links for run in range(options.runs) for system in systems
+        (("replay" if options.replay else "migration", fill, options.one_way, link[0], system), run, link)
+        for fill in options.fill
+        for link in links
+        for run in range(options.runs)
+        for system in systems
     ]
-    progress = common.Progress([expected_seconds(system, link, options.memory, fill) for fill, link, _, system in plan])
-    results = dict(description, lateness_bound_p99_us=LATENESS_P99_US, fills={}, runs=[])
-    results["left_out"] = {name: peers.LEFT_OUT[name] for name in options.systems if name in peers.LEFT_OUT}
-    started = time.monotonic()
+    plan = [step for step in plan if wanted(*step[:2])]
+    progress = common.Progress([expected_seconds(cell[-1], link, options.memory, cell[1]) for cell, _, link in plan])
+    failed = 0
     with tempfile.TemporaryDirectory(prefix="longhaul-migration-") as folder:
         states = {}
-        for fill in options.fill:
+        for fill in {cell[1] for cell, *_ in plan}:
             machine = vm.Guest(tools, options.memory, fill, options.seed)
-            states[fill] = (machine, machine.prepare(common.cache_dir(), folder))
-        for fill, link, run, system in plan:
-            progress.step(f"{fill}, {link[0]}, run {run + 1} of {options.runs}, {system}")
-            machine, state = states[fill]
-            outcome = run_valid(options, link, system, machine, state, options.seed + run, folder)
-            progress.finish(summary(outcome))
-            results["runs"].append({"fill": fill, "link": link[0], "system": system, "run": run, **outcome})
+            prepare = machine.record if options.replay else machine.prepare
+            states[fill] = (machine, prepare(common.cache_dir(), folder))
+        for cell, number, link in plan:
+            if not wanted(cell, number):
+                progress.drop()
+                continue
+            progress.step(f"{cell[0]}, {cell[1]}, {link[0]}, run {number + 1} of {options.runs}, {cell[-1]}")
+            run = make_run(options, cell, number, link, *states[cell[1]], folder)
+            progress.finish(summary(run))
+            failed += bool(run["error"]) and "endless_s" not in run
             # Written as it grows: what was measured before an interruption is not lost.
-            results["elapsed_s"] = round(time.monotonic() - started, 1)
-            report, plots = migration_report.report(results, links, systems, options)
-            common.write_files(options.out, results, report, plots)
+            results.add(run)
+            migration_report.write(options.out, results.all(), LINKS)
+    migration_report.write(options.out, results.all(), LINKS)
     print(open(os.path.join(options.out, "report.md"), encoding="utf-8").read())
-    return 1 if any(run["error"] for run in results["runs"]) else 0
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

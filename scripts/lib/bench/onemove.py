@@ -1,5 +1,6 @@
-"""One live migration through a lab, and everything that is measured of it."""
+"""One live migration through a lab, or the replay of a recorded one, and everything that is measured of it."""
 
+import json
 import os
 import statistics
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import threading
 import time
 
+import appliances
 import common
 import vm
 
@@ -15,17 +17,16 @@ WATCH_MS = 10
 WAYS = ("a_to_b", "b_to_a")
 # What the last segments' acknowledgements and the return path say is less than this per sample.
 PAYLOAD = 600
+HERE = os.path.dirname(os.path.abspath(__file__))
 
 
 class Counter:
     """An interface, sampled while something moves."""
 
     def __init__(self, lab, role, interface):
-        script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watch.py")
+        command = [sys.executable, os.path.join(HERE, "watch.py"), interface, str(WATCH_MS)]
         self.samples = []
-        self.process = subprocess.Popen(
-            lab.inside(role, sys.executable, script, interface, str(WATCH_MS)), stdout=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(lab.inside(role, *command), stdout=subprocess.PIPE, text=True)
         self.thread = threading.Thread(target=self.read, daemon=True)
         self.thread.start()
 
@@ -39,12 +40,22 @@ class Counter:
         self.process.wait()
         self.thread.join()
 
-    def last_burst(self, column, before):
-        """When the last sample before a time carried payload."""
+    def bursts(self, column, after, before):
+        """When the first and the last sample between two times carried payload."""
         times = [
-            now[0] for last, now in zip(self.samples, self.samples[1:]) if now[0] <= before and now[column] - last[column] > PAYLOAD
+            now[0]
+            for last, now in zip(self.samples, self.samples[1:])
+            if after <= now[0] <= before and now[column] - last[column] > PAYLOAD
         ]
-        return times[-1] if times else None
+        return (times[0], times[-1]) if times else (None, None)
+
+
+def busy_seconds():
+    """Core seconds that the whole machine has spent on anything, and all that went by."""
+    with open("/proc/stat", encoding="ascii") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    # The fourth and the fifth are idle and waiting for a disk.
+    return (sum(ticks) - ticks[3] - ticks[4]), sum(ticks)
 
 
 def tcp_counters(lab, role):
@@ -54,74 +65,138 @@ def tcp_counters(lab, role):
     return int(counters["OutSegs"]), int(counters["RetransSegs"])
 
 
-def move(lab, guest, state, folder, seconds, address="10.77.0.2", appliances=None):
-    """Moves the guest from host a to host b. Returns what was measured; raises Failure where it did not arrive.
+class Watch:
+    """What is counted around anything that moves from host a to host b: `begin`, then `arrived`, then `columns`.
 
-    `appliances` maps a name to the process ids of what stands between the hosts and the WAN.
+    `between` maps a name to the process ids of what stands between the hosts and the WAN.
     """
-    appliances = appliances or {}
+
+    def __init__(self, lab, between):
+        self.lab, self.between = lab, between
+        self.before = lab.status()["wanem"]
+        self.segments = tcp_counters(lab, "a")
+        self.counters = {"a": Counter(lab, "a", "eth0"), "b": Counter(lab, "b", "eth0"), "wan": Counter(lab, "wan", "wan-a")}
+        self.trace = appliances.Trace(lab)
+        self.started = self.ended = time.time()
+
+    def __enter__(self):
+        time.sleep(0.5)
+        return self
+
+    def __exit__(self, *_):
+        for counter in self.counters.values():
+            counter.stop()
+        self.traced = self.trace.stop(self.started)
+
+    def cpu(self):
+        return {name: sum(map(common.cpu_seconds, pids)) for name, pids in self.between.items()}
+
+    def begin(self):
+        self.cpu_before, self.machine_before = self.cpu(), busy_seconds()
+        self.started = time.time()
+
+    def arrived(self, at):
+        self.ended = at
+        self.busy = [now - then for now, then in zip(busy_seconds(), self.machine_before)]
+        self.used = {name: used - self.cpu_before[name] for name, used in self.cpu().items()}
+        # Late acknowledgements are still part of it.
+        time.sleep(0.5)
+
+    def columns(self, moved):
+        """What was measured, after the `with`."""
+        started, ended, lab, counters = self.started, self.ended, self.lab, self.counters
+        status = lab.status()
+        sent, again = (now - then for now, then in zip(tcp_counters(lab, "a"), self.segments))
+        _, last_sent = counters["a"].bursts(1, started, ended)
+        first_received, last_received = counters["b"].bursts(2, started, ended)
+        return {
+            "seconds": ended - started,
+            "moved_bytes": moved,
+            "wire_bytes": on_wire(self.before, status["wanem"]),
+            "drain_ms": (ended - last_sent) * 1000 if last_sent else None,
+            "last_received_ms": (ended - last_received) * 1000 if last_received else None,
+            "sending_s": last_received - first_received if first_received else None,
+            "host_resent_share": again / sent if sent else 0.0,
+            "appliance_cpu_s": self.used,
+            "appliance_cpu_s_per_gb": {name: used / (moved / 1e9) for name, used in self.used.items()},
+            "machine_busy_share": self.busy[0] / max(self.busy[1], 1),
+            "wanem_lateness": {way: status["wanem"][way]["lateness"] for way in WAYS},
+            "wanem": status["wanem"],
+            "appliance_a": status.get("appliance_a"),
+            "appliance_b": status.get("appliance_b"),
+            "appliance_trace": self.traced,
+            "load": os.getloadavg()[0],
+            "undelivered_mb_max": undelivered(counters["a"].samples, counters["b"].samples, started, ended),
+            "throughput": throughput(counters["a"].samples, 1, started, ended),
+            "wire_throughput": throughput(counters["wan"].samples, 2, started, ended),
+            "delivered": throughput(counters["b"].samples, 2, started, ended),
+        }
+
+
+def move(lab, guest, state, folder, seconds, address, between):
+    """Moves the guest from host a to host b. Returns what was measured; raises Failure where it did not arrive."""
     path, expected_sum = state
     target = vm.Vm(guest, "target", folder, incoming=f"tcp:0.0.0.0:{PORT}", prefix=lab.inside("b"))
     with target, vm.Vm(guest, "source", folder, incoming=f"file:{path}", prefix=lab.inside("a")) as source:
         source.start_saved()
         source.migrate_parameters(return_path=True)
         target.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
-        before = lab.status()["wanem"]
-        segments = tcp_counters(lab, "a")
-        counters = {"a": Counter(lab, "a", "eth0"), "b": Counter(lab, "b", "eth0"), "wan": Counter(lab, "wan", "wan-a")}
-        try:
-            time.sleep(0.5)
-            cpu = {name: sum(map(common.cpu_seconds, pids)) for name, pids in appliances.items()}
+        with Watch(lab, between) as watch:
             qemu_cpu = [common.cpu_seconds(one.process.pid) for one in (source, target)]
-            started = time.time()
+            watch.begin()
             source.qmp("migrate", uri=f"tcp:{address}:{PORT}")
             source.wait_migrated(seconds)
-            running = target.wait(lambda: target.event("RESUME"), 60, "running guest at the destination")
+            watch.arrived(target.wait(lambda: target.event("RESUME"), 60, "running guest at the destination"))
             target.wait_line("B", 20)
-            cpu = {name: sum(map(common.cpu_seconds, pids)) - cpu[name] for name, pids in appliances.items()}
             qemu_cpu = [common.cpu_seconds(one.process.pid) - used for one, used in zip((source, target), qemu_cpu)]
-            time.sleep(0.5)
-        finally:
-            for counter in counters.values():
-                counter.stop()
         told = source.qmp("query-migrate")
-        status = lab.status()
-        sent, again = (now - then for now, then in zip(tcp_counters(lab, "a"), segments))
+        measured = watch.columns(told["ram"]["transferred"])
         total, wrong = target.verify()
-        moved = told["ram"]["transferred"]
         stopped = source.event("STOP")
         gap, lost = beats(source.beats, target.beats)
-        last_sent = counters["a"].last_burst(1, running)
-        last_received = counters["b"].last_burst(2, running)
-        wire = on_wire(before, status["wanem"])
         return {
-            "seconds": running - started,
+            **measured,
             "downtime_qemu_ms": told.get("downtime"),
-            "downtime_stop_ms": (running - stopped) * 1000 if stopped else None,
+            "downtime_stop_ms": (watch.ended - stopped) * 1000 if stopped else None,
             "downtime_beat_ms": gap,
             "lost_beats": lost,
-            "usual_beat_gap_ms": usual_gap(source.beats, started),
+            "usual_beat_gap_ms": usual_gap(source.beats, watch.started),
             "intact": total == expected_sum and wrong == 0,
             "wrong_working_set_pages": wrong,
-            "moved_bytes": moved,
             "passes": told["ram"]["dirty-sync-count"],
-            "wire_bytes": wire,
-            "drain_ms": (running - last_sent) * 1000 if last_sent else None,
-            "last_received_ms": (running - last_received) * 1000 if last_received else None,
-            "host_resent_share": again / sent if sent else 0.0,
-            "appliance_cpu_s": cpu,
-            "appliance_cpu_s_per_gb": {name: used / (moved / 1e9) for name, used in cpu.items()},
-            "qemu_cpu_s": qemu_cpu,
-            "wanem_lateness": {way: status["wanem"][way]["lateness"] for way in WAYS},
-            "wanem": status["wanem"],
-            "appliance_a": status.get("appliance_a"),
-            "appliance_b": status.get("appliance_b"),
-            "load": os.getloadavg()[0],
-            "undelivered_mb_max": undelivered(counters["a"].samples, counters["b"].samples, started, running),
-            "throughput": throughput(counters["a"].samples, 1, started, running),
-            "wire_throughput": throughput(counters["wan"].samples, 2, started, running),
-            "delivered": throughput(counters["b"].samples, 2, started, running),
+            "host_cpu_s": qemu_cpu,
         }
+
+
+def replay(lab, recorded, seconds, address, between):
+    """Sends a recorded migration from host a to host b with a plain program. Returns what was measured."""
+    path, expected_sum = recorded
+    script = os.path.join(HERE, "replay.py")
+    listen = lab.inside("b", sys.executable, script, "receive", "--port", str(PORT), "--bytes", str(os.path.getsize(path)))
+    send = lab.inside("a", sys.executable, script, "send", "--address", address, "--port", str(PORT), "--file", path)
+    with subprocess.Popen(listen, stdout=subprocess.PIPE, text=True) as receiver:
+        try:
+            if receiver.stdout.readline().strip() != "listening":
+                raise common.Failure("the replay's receiver did not start")
+            with Watch(lab, between) as watch:
+                watch.begin()
+                try:
+                    sent = json.loads(subprocess.run(send, stdout=subprocess.PIPE, check=True, timeout=seconds).stdout)
+                except subprocess.TimeoutExpired as problem:
+                    raise common.Failure(f"the replay did not arrive within {seconds:.0f} s") from problem
+                watch.started = sent["started"]
+                watch.arrived(sent["answered"])
+            received = json.loads(receiver.stdout.readline())
+        finally:
+            receiver.kill()
+    nothing = ("downtime_qemu_ms", "downtime_stop_ms", "downtime_beat_ms", "lost_beats", "usual_beat_gap_ms", "passes")
+    return {
+        **watch.columns(sent["bytes"]),
+        **dict.fromkeys(nothing),
+        "intact": received["sum"] == expected_sum,
+        "wrong_working_set_pages": 0,
+        "host_cpu_s": [sent["cpu_s"], received["cpu_s"]],
+    }
 
 
 def beats(source, target):

@@ -1,15 +1,34 @@
-"""Plots as SVG: grouped bars on a logarithmic axis, and lines."""
+"""Plots as SVG: grouped bars on a logarithmic axis, and rates over time."""
 
 import math
 from xml.sax.saxutils import escape
 
-COLOURS = ["#999999", "#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#222222"]
+# A system has one colour in every plot of a report.
+COLOURS = {
+    "HyperIP 2009": "#bbbbbb",
+    "none": "#4477aa",
+    "longhaul": "#cc3311",
+    "cubic-64k": "#66ccee",
+    "bbr": "#228833",
+    "haproxy": "#ccbb44",
+    "kcptun": "#aa3377",
+    "quic": "#ee9966",
+}
+OTHER = "#222222"
 WIDTH, HEIGHT = 900, 420
-LEFT, RIGHT, TOP, BOTTOM = 70, 150, 40, 50
+LEFT, RIGHT, TOP, BOTTOM = 70, 170, 40, 60
+# Points of a line: more would only be noise.
+BINS = 90
+# How much longer than the fastest the time axis goes; what takes longer says so in the legend.
+LONGEST = 4
 
 
-def text(x, y, words, anchor="middle", size=12):
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}">{escape(str(words))}</text>'
+def colour(name):
+    return COLOURS.get(name, OTHER)
+
+
+def text(x, y, words, anchor="middle", size=12, fill="#000000"):
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-size="{size}" fill="{fill}">{escape(str(words))}</text>'
 
 
 def rule(y, words):
@@ -18,10 +37,15 @@ def rule(y, words):
 
 
 def frame(title, vertical, parts, legend):
-    for number, (name, colour) in enumerate(legend):
-        y = TOP + 20 * number
-        parts.append(f'<rect x="{WIDTH - RIGHT + 12}" y="{y}" width="12" height="12" fill="{colour}"/>')
+    """`legend`: (name, a second line or "")."""
+    y = TOP
+    for name, more in legend:
+        parts.append(f'<rect x="{WIDTH - RIGHT + 12}" y="{y}" width="12" height="12" fill="{colour(name)}"/>')
         parts.append(text(WIDTH - RIGHT + 30, y + 11, name, "start"))
+        if more:
+            y += 15
+            parts.append(text(WIDTH - RIGHT + 30, y + 10, more, "start", size=10, fill="#666666"))
+        y += 21
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(f'<g transform="rotate(-90 16 {middle})">{text(16, middle, vertical)}</g>')
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}" font-family="sans-serif">'
@@ -29,9 +53,15 @@ def frame(title, vertical, parts, legend):
     return head + body + "".join(parts) + "</svg>\n"
 
 
+def in_two(words):
+    """"rate, delay, loss, jitter" in two lines, where it is long."""
+    items = words.split(", ")
+    return [", ".join(items[:2]), ", ".join(items[2:])]
+
+
 def bars(title, vertical, groups):
-    """groups: (name, [(series, value or None)])."""
-    values = [value for _, bars_of in groups for _, value in bars_of if value]
+    """groups: (name, what it is, [(series, value or None)])."""
+    values = [value for *_, bars_of in groups for _, value in bars_of if value]
     low = 10 ** math.floor(math.log10(min(values, default=1)))
     high = 10 ** math.ceil(math.log10(max(values, default=10) * 1.001))
     span = math.log10(high / low) or 1
@@ -42,35 +72,72 @@ def bars(title, vertical, groups):
 
     parts = []
     for exponent in range(round(math.log10(low)), round(math.log10(high)) + 1):
-        parts.append(rule(height(10**exponent), f"{10**exponent:g}"))
-    names = [name for name, _ in groups[0][1]] if groups else []
+        for digit in (1, 2, 5):
+            value = digit * 10**exponent
+            if value <= high:
+                parts.append(rule(height(value), f"{value:g}"))
+    names = [name for name, _ in groups[0][-1]] if groups else []
     wide = (WIDTH - LEFT - RIGHT) / max(len(groups), 1)
-    bar = wide * 0.85 / max(len(names), 1)
-    for place, (group, bars_of) in enumerate(groups):
-        start = LEFT + wide * place + wide * 0.075
-        parts.append(text(start + wide * 0.425, bottom + 18, group))
-        for number, (_, value) in enumerate(bars_of):
+    bar = wide * 0.88 / max(len(names), 1)
+    for place, (group, more, bars_of) in enumerate(groups):
+        start = LEFT + wide * place + wide * 0.06
+        parts.append(text(start + wide * 0.44, bottom + 18, group, size=13))
+        for number, line in enumerate(in_two(more)):
+            parts.append(text(start + wide * 0.44, bottom + 33 + 12 * number, line, size=10, fill="#666666"))
+        for number, (name, value) in enumerate(bars_of):
             if value:
                 x, y = start + bar * number, height(value)
-                colour = COLOURS[number % len(COLOURS)]
-                parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{bar * 0.92:.1f}" height="{bottom - y:.1f}" fill="{colour}"/>')
-                parts.append(text(x + bar / 2, y - 3, f"{value:.0f}" if value >= 10 else f"{value:.1f}", size=10))
-    return frame(title, vertical, parts, [(name, COLOURS[number % len(COLOURS)]) for number, name in enumerate(names)])
+                parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{bar * 0.9:.1f}" height="{bottom - y:.1f}" fill="{colour(name)}"/>')
+                parts.append(text(x + bar * 0.45, y - 3, f"{value:.0f}" if value >= 10 else f"{value:.1f}", size=9))
+    return frame(title, vertical, parts, [(name, "") for name in names])
 
 
-def lines(title, horizontal, vertical, series):
-    """series: (name, [[x, y]])."""
-    points = [point for _, line in series for point in line] or [[1, 1]]
-    far, high = max(x for x, _ in points) or 1, max(y for _, y in points) * 1.05 or 1
+def step_of(most, ticks=5):
+    """The round distance of about `ticks` ticks up to `most`."""
+    rough = most / ticks
+    power = 10 ** math.floor(math.log10(rough))
+    return next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough)
+
+
+def binned(line, wide):
+    """[[end, rate]] as means over bins of `wide`: (middle, rate)."""
+    bins, last = {}, 0.0
+    for end, rate in line:
+        place = int((last + end) / 2 / wide)
+        amount, spent = bins.get(place, (0.0, 0.0))
+        bins[place] = (amount + rate * (end - last), spent + end - last)
+        last = end
+    return [((place + 0.5) * wide, amount / spent) for place, (amount, spent) in sorted(bins.items()) if spent > 0]
+
+
+def rates(title, horizontal, vertical, series, mark=None):
+    """series: (name, [[end of an interval, rate in it]], seconds it took); `mark`: (a rate, what it is), a dashed line."""
+    fastest = min((took for *_, took in series), default=1)
+    longest = max((took for *_, took in series), default=1)
+    far = min(longest, fastest * LONGEST) * 1.03 or 1
+    shown = [(name, binned([point for point in line if point[0] <= far], far / BINS)) for name, line, _ in series]
+    high = max([rate for _, line in shown for _, rate in line] + ([mark[0]] if mark else []) + [1]) * 1.05
     bottom = HEIGHT - BOTTOM
     wide = WIDTH - LEFT - RIGHT
+
+    def at(x, y):
+        return LEFT + wide * x / far, bottom - (bottom - TOP) * y / high
+
     parts = []
-    for tick in range(6):
-        parts.append(rule(bottom - (bottom - TOP) * tick / 5, f"{high * tick / 5:.0f}"))
-        parts.append(text(LEFT + wide * tick / 5, bottom + 18, f"{far * tick / 5:.1f}"))
+    step = step_of(high)
+    for number in range(int(high / step) + 1):
+        parts.append(rule(at(0, number * step)[1], f"{number * step:g}"))
+    step = step_of(far, 8)
+    for number in range(int(far / step) + 1):
+        parts.append(text(at(number * step, 0)[0], bottom + 18, f"{number * step:g}"))
     parts.append(text(LEFT + wide / 2, bottom + 38, horizontal))
-    for number, (_, line) in enumerate(series):
-        path = " ".join(f"{LEFT + wide * x / far:.1f},{bottom - (bottom - TOP) * y / high:.1f}" for x, y in line)
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{COLOURS[(number + 1) % len(COLOURS)]}" stroke-width="1.5"/>')
-    legend = [(name, COLOURS[(number + 1) % len(COLOURS)]) for number, (name, _) in enumerate(series)]
+    if mark:
+        y = at(0, mark[0])[1]
+        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#000000" stroke-dasharray="6 4"/>')
+        parts.append(text(WIDTH - RIGHT - 4, y - 4, mark[1], "end", size=11))
+    for name, line in shown:
+        path = " ".join("{:.1f},{:.1f}".format(*at(*point)) for point in line)
+        thick = 2.5 if name == "longhaul" else 1.3
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour(name)}" stroke-width="{thick}"/>')
+    legend = [(name, f"{took:.1f} s" + (", goes on" if took > far else "")) for name, _, took in series]
     return frame(title, vertical, parts, legend)

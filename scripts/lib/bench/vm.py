@@ -2,19 +2,31 @@
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import socket
 import subprocess
 import threading
 import time
+import zlib
 
 import common
 
 BEAT_MS = 10
 DIRTY_MB = 8
 DIRTY_PPS = 500
+# What TCP carries on a clean line of 1 Gbps.
+RECORDED_BYTES_PER_S = 118_000_000
 LINE = re.compile(r"^([BFV]) (.*)$")
+
+
+class Endless(common.Failure):
+    """A migration that was given up after so many seconds: the guest dirtied its memory as fast as it was sent."""
+
+    def __init__(self, why, seconds):
+        super().__init__(why)
+        self.seconds = seconds
 
 
 class Guest:
@@ -43,12 +55,37 @@ class Guest:
                 vm.wait_line("B", 10)
                 vm.qmp("stop")
                 vm.migrate_parameters(return_path=False)
-                vm.qmp("migrate", uri=f"file:{state}")
+                new = f"{state}.{os.getpid()}"
+                vm.qmp("migrate", uri=f"file:{new}")
                 vm.wait_migrated(120)
-            with open(state + ".sum", "w", encoding="ascii") as file:
+            os.replace(new, state)
+            with open(new + ".sum", "w", encoding="ascii") as file:
                 file.write(total)
+            os.replace(new + ".sum", state + ".sum")
         with open(state + ".sum", encoding="ascii") as file:
             return state, file.read()
+
+    def record(self, cache, folder):
+        """A migration's bytes, recorded while the guest runs unless that was done before; returns the file and its sum."""
+        saved, _ = self.prepare(cache, folder)
+        stream = saved.removesuffix(".state") + ".stream"
+        if not os.path.exists(stream + ".sum"):
+            common.say(f"recording a migration of {self.memory_mb} MB ({self.fill}), once")
+            new = f"{stream}.{os.getpid()}"
+            with Vm(self, "recorded", folder, incoming=f"file:{saved}") as vm:
+                vm.start_saved()
+                # At about the pace of a real one, so that as many pages are sent again.
+                vm.migrate_parameters(return_path=False, bytes_per_second=RECORDED_BYTES_PER_S)
+                vm.qmp("migrate", uri=f"file:{new}")
+                vm.wait_migrated(600)
+            with open(new, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as content:
+                total = f"{zlib.crc32(content):08x}"
+            os.replace(new, stream)
+            with open(new + ".sum", "w", encoding="ascii") as file:
+                file.write(total)
+            os.replace(new + ".sum", stream + ".sum")
+        with open(stream + ".sum", encoding="ascii") as file:
+            return stream, file.read()
 
 
 class Vm:
@@ -198,12 +235,12 @@ class Vm:
             raise common.Failure(f"QEMU ({self.name}), {command}: {answer['error']['desc']}")
         return answer["return"]
 
-    def migrate_parameters(self, return_path):
+    def migrate_parameters(self, return_path, bytes_per_second=20_000_000_000):
         # Default is 128 MiB/s; the network is to be the limit. By the return path the source learns that the destination
         # runs; a file has none.
         enabled = [{"capability": name, "state": True} for name in ["events"] + ["return-path"] * return_path]
         self.qmp("migrate-set-capabilities", capabilities=enabled)
-        self.qmp("migrate-set-parameters", **{"max-bandwidth": 20_000_000_000})
+        self.qmp("migrate-set-parameters", **{"max-bandwidth": bytes_per_second})
 
     def start_saved(self, seconds=60):
         """Runs a guest started from its saved state, once that is loaded."""
@@ -216,10 +253,27 @@ class Vm:
         self.wait_line("B", 20)
 
     def wait_migrated(self, seconds):
+        """Until the migration has ended well; raises Endless if it will not."""
+        started = now = time.monotonic()
+        looked = started
+
         def ended():
             return next((data["status"] for _, name, data in self.events if name == "MIGRATION" and data["status"] in ENDS), None)
 
-        status = self.wait(ended, seconds, "end of the migration")
+        while not (status := ended()):
+            with self.news:
+                if None in self.answers:
+                    raise common.Failure(f"QEMU ({self.name}) ended during the migration")
+                self.news.wait(1)
+            now = time.monotonic()
+            if now > started + seconds:
+                raise Endless(f"not arrived after {now - started:.0f} s", now - started)
+            if now > looked + LOOK_S:
+                looked = now
+                passes = self.qmp("query-migrate").get("ram", {}).get("dirty-sync-count", 0)
+                if passes > PASSES_MAX:
+                    why = f"does not end: after {now - started:.0f} s and {passes} passes the guest writes as fast as the link takes it"
+                    raise Endless(why, now - started)
         if status != "completed":
             reason = self.qmp("query-migrate").get("error-desc", "")
             raise common.Failure(f"QEMU ({self.name}): migration {status} {reason}")
@@ -232,4 +286,7 @@ class Vm:
         return total, int(wrong)
 
 
+# How often to look whether a migration gets nearer to its end, and the passes over the dirtied memory after which it does not.
+LOOK_S = 5
+PASSES_MAX = 100
 ENDS = ("completed", "failed", "cancelled")
