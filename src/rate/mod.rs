@@ -1,4 +1,25 @@
 //! The path as the sender sees it: RTT, delivery rate, the pacer, and the rate controller on top of them.
+//!
+//! # The law
+//!
+//! The frame is BBR's (draft-ietf-ccwg-bbr): pace at the path's rate as estimated, bound what is in flight by rate x RTT,
+//! look for more in short probes, drain what they queued. It differs where long links and busy machines showed a cost:
+//!
+//! - *Evidence.* BBR takes the largest delivery rate of recent rounds. Here a round compares the rates at which the same
+//!   datagrams were sent and acknowledged (the bound of draft-cheng-iccrg-delivery-rate-estimation, over whole rounds).
+//!   The estimate rises by no more than what was offered, so that a lump of acks is no rate, and it falls only where the
+//!   path fell behind: a queue that stands although no more than the estimate is offered, or loss beyond the path's own.
+//!   A sender that was late for its own pace has seen little delivered, which is no evidence against the path.
+//! - *Queue.* Cruising is corrected by the smallest RTT of a whole round above the minimum, as in Copa (NSDI 2018,
+//!   section 2). A queue that does not yield is somebody else's: then the correction rests, or a loss-based neighbour
+//!   would starve us.
+//! - *Jitter.* Where the RTT varies within every round, eight rounds are averaged and held against the smallest such
+//!   average; probes last three rounds and are judged by whether their excess has queued; cruising tends upwards, because
+//!   a queue, once it stands, shows the path's rate exactly.
+//! - *Loss.* Random loss is not congestion. It is measured on what was sent below the path's rate, and the pace is raised
+//!   by it: a link that loses 5 % delivers its full rate only when offered 1 / 0.95 of it.
+//! - *Acceleration* ends when two rounds, three under jitter, brought no growth while the path was offered more.
+//! - *Lateness* is made up for by the pacer within bounds; a probe by a late sender is the stronger for it.
 
 mod controller;
 mod delivery;

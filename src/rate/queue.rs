@@ -179,7 +179,8 @@ mod tests {
         };
         for number in 0..40 {
             round(&mut wandering, number, if number % 2 == 0 { ms(42) } else { ms(52) });
-            assert!(!wandering.is_standing(), "{:?} of {:?}", wandering.queue(), wandering.target());
+            let known = number >= 4;
+            assert!(!known || !wandering.is_standing(), "{:?} of {:?}", wandering.queue(), wandering.target());
         }
         assert!(wandering.is_noisy());
         for number in 40..56 {
