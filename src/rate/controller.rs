@@ -23,7 +23,7 @@ const NOISY_UP_GAIN: u64 = 115;
 const NOISY_UP_ROUNDS: u32 = 3;
 const NOISY_DOWN_GAIN: u64 = 85;
 /// Cruising there tends upwards: a queue, once it stands, shows the path's rate exactly, where its absence shows nothing.
-const NOISY_CRUISE_GAIN: u64 = 102;
+const NOISY_CRUISE_GAIN: u64 = 101;
 /// Lowest gain of the queue correction.
 const CORRECTION_FLOOR: u64 = 80;
 /// Growth per round, in percent, that keeps acceleration going.
@@ -69,6 +69,12 @@ const LOSS_KNOWN: u64 = 256;
 const EXCESS_LOSS_PERMILLE: u64 = 15;
 /// Lost datagrams that make a share of loss believable.
 const EXCESS_LOSS_MIN: u64 = 24;
+/// Lost datagrams in a round that, with a queue, show its overflow.
+const OVERFLOW_MIN: u64 = 8;
+/// No queue that overflows is shorter than this: below it a round's RTT is that of schedulers.
+const OVERFLOW_QUEUE_MIN: Duration = Duration::from_millis(1);
+/// The estimate falls to this share of itself at most, in percent, where acceleration ends.
+const START_FALL: u64 = 60;
 /// When the minimum RTT has not been seen again for this long, the flow drains its queue once to measure it.
 const MIN_RTT_EXPIRY: Duration = Duration::from_secs(10);
 
@@ -139,6 +145,8 @@ pub struct Controller {
     foreign_queue: bool,
     flat_base: BitRate,
     flat_rounds: u32,
+    /// It accelerated since it last cruised.
+    accelerated: bool,
     /// A probe has been sent whose answer is not in.
     probed: bool,
     /// Recent smallest RTT when it began, and how many in a row were answered with more.
@@ -172,6 +180,7 @@ impl Controller {
             foreign_queue: false,
             flat_base: BitRate::ZERO,
             flat_rounds: 0,
+            accelerated: false,
             probed: false,
             before_probe: Duration::ZERO,
             answered: 0,
@@ -329,7 +338,7 @@ impl Controller {
                 }
             }
             Phase::Up => {
-                if self.queue.is_noisy() && self.phase_rounds < NOISY_UP_ROUNDS {
+                if self.queue.is_noisy() && self.phase_rounds < NOISY_UP_ROUNDS && !self.is_lossy(&span) {
                     return;
                 }
                 if !self.follow(now, &span) {
@@ -350,6 +359,19 @@ impl Controller {
         }
     }
 
+    /// The path's queue overflows: loss beyond the own in a round whose smallest RTT shows a queue that jitter cannot be.
+    fn overflows(&self, span: &Span) -> bool {
+        let queue = (self.queue.min_rtt() / 4).max(4 * self.queue.jitter()).max(OVERFLOW_QUEUE_MIN);
+        self.is_lossy(span) && self.queue.rise() > queue
+    }
+
+    /// More was lost in a round than the path loses by itself.
+    fn is_lossy(&self, span: &Span) -> bool {
+        let own = self.own_loss_permille();
+        let lost = span.bytes * span.lost_permille / 1000 / self.config.datagram.as_u64().max(1);
+        span.lost_permille > own + own / 4 + EXCESS_LOSS_PERMILLE && lost >= OVERFLOW_MIN
+    }
+
     fn on_round_accelerating(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) {
         if self.is_short() {
             self.rate = self.rate.max(span.shown());
@@ -367,6 +389,12 @@ impl Controller {
         // The rate stands still while the path is offered more: it is the limit. A pause of some machine looks the same
         // for a moment, but then nothing is offered either, or the next round makes up for it.
         let noisy = self.queue.is_noisy();
+        // A full queue drops, and it is long: both together are no weather.
+        if self.overflows(span) {
+            self.rate = self.rate.min(span.delivered).max(self.rate.percent(START_FALL));
+            self.enter(now, Phase::Drain, DRAIN_GAIN);
+            return;
+        }
         let both = self.rounds.last(if noisy { 3 } else { 2 }).unwrap_or(*span);
         let behind = both.delivered < both.offered.percent(BEHIND);
         let queued = self.queue.queue() > self.queue.min_rtt() / 4;
@@ -384,7 +412,7 @@ impl Controller {
         if ended {
             if behind {
                 // Over more than one RTT the ends of the interval matter less than in the samples so far.
-                self.rate = both.delivered.min(self.rate).max(self.rate.percent(60));
+                self.rate = both.delivered.min(self.rate).max(self.rate.percent(START_FALL));
             }
             self.enter(now, Phase::Drain, DRAIN_GAIN);
         }
@@ -407,7 +435,10 @@ impl Controller {
             self.enter(now, Phase::Drain, DRAIN_GAIN);
             return;
         }
-        if !app_limited && self.phase_rounds >= self.cruise_rounds && now - self.phase_since >= CYCLE_MIN {
+        // A queue of our own tells more than a probe would, and wants to be gone first.
+        let own_queue = self.standing_rounds > 0 && !self.foreign_queue && !self.queue.is_noisy();
+        if !app_limited && !own_queue && self.phase_rounds >= self.cruise_rounds && now - self.phase_since >= CYCLE_MIN
+        {
             self.probed = true;
             self.before_probe = self.queue.recent(NOISY_ROUNDS);
             self.probe(now);
@@ -473,7 +504,9 @@ impl Controller {
 
     /// Begins a probe. Of what the sender's lateness leaves, the path is to see the whole.
     fn probe(&mut self, now: Instant) {
-        let offered = self.rounds.last(2).map_or(self.rate, |span| self.offered(&span));
+        // What is acknowledged in the first rounds of a phase left in the one before, slower on purpose.
+        let settled = if self.phase == Phase::Cruise && self.phase_rounds >= 3 { self.rounds.last(1) } else { None };
+        let offered = settled.map_or(self.rate, |span| self.offered(&span));
         let late = self.rate.as_bps() * 100 / offered.as_bps().max(1);
         let gain = if self.queue.is_noisy() { NOISY_UP_GAIN + 10 * self.answered.min(3) } else { UP_GAIN };
         self.enter(now, Phase::Up, (gain * late.clamp(100, 200) / 100).min(UP_GAIN_MAX));
@@ -513,7 +546,8 @@ impl Controller {
         let expected = (span.lasted / NOISY_UP_ROUNDS).mul_f64(more * 2.0);
         let rise = self.queue.recent(NOISY_UP_ROUNDS as usize).saturating_sub(self.before_probe);
         let lossy = span.lost_permille > self.own_loss_permille() * 5 / 4 + 2 * EXCESS_LOSS_PERMILLE;
-        if more < 0.05 || rise > expected / 2 || lossy {
+        let arrived = span.delivered.as_bps() as f64 / self.rate.as_bps().max(1) as f64 - 1.0;
+        if more < 0.05 || arrived < more / 3.0 || rise > expected / 2 || lossy {
             self.answered = 0;
             return false;
         }
@@ -526,6 +560,9 @@ impl Controller {
     }
 
     fn enter_cruise(&mut self, now: Instant) {
+        if std::mem::take(&mut self.accelerated) {
+            self.queue.forget_noise();
+        }
         // Two to four rounds, so that sessions which share a path do not probe in step.
         let stagger = (self.round.wrapping_mul(0x9e37_79b9) >> 7) as u32 % 3;
         let (rounds, gain) = if self.queue.is_noisy() { (NOISY_ROUNDS as u32, NOISY_CRUISE_GAIN) } else { (2, 100) };
@@ -534,6 +571,7 @@ impl Controller {
     }
 
     fn enter(&mut self, now: Instant, phase: Phase, gain: u64) {
+        self.accelerated |= self.phase == Phase::Accelerate;
         self.phase = phase;
         self.gain = gain;
         self.phase_since = now;

@@ -128,9 +128,26 @@ impl QueueEstimator {
         }
     }
 
+    /// Looks anew whether the RTT varies by itself: in the rounds so far it did by our own queue, as it grew and shrank.
+    pub(super) fn forget_noise(&mut self) {
+        self.last.clear();
+        self.minima.clear();
+        (self.spread, self.step, self.noisy) = (Duration::ZERO, Duration::ZERO, false);
+    }
+
     /// Queueing delay of the last whole round, or where the RTT varies by itself, of the last [`NOISY_ROUNDS`].
     pub(super) fn queue(&self) -> Duration {
         self.queue
+    }
+
+    /// The smallest RTT of the last round above the propagation delay.
+    pub(super) fn rise(&self) -> Duration {
+        self.last.back().map_or(Duration::ZERO, |last| last[0].saturating_sub(self.min_rtt))
+    }
+
+    /// How far the RTT varies within a round by itself, as far as known.
+    pub(super) fn jitter(&self) -> Duration {
+        self.spread
     }
 
     /// More than this is a queue.
