@@ -27,6 +27,8 @@ mod pacer;
 mod queue;
 mod rounds;
 mod rtt;
+#[cfg(test)]
+mod tests;
 
 pub use controller::{AckReport, Controller, ControllerConfig, Phase};
 pub use delivery::{DeliveryEstimator, RateSample, SendSnapshot};
