@@ -338,7 +338,7 @@ impl Controller {
                 }
             }
             Phase::Up => {
-                if self.queue.is_noisy() && self.phase_rounds < NOISY_UP_ROUNDS && !self.is_lossy(&span) {
+                if self.queue.is_noisy() && self.phase_rounds < NOISY_UP_ROUNDS && !self.is_lossy(&span, OVERFLOW_MIN) {
                     return;
                 }
                 if !self.follow(now, &span) {
@@ -362,14 +362,19 @@ impl Controller {
     /// The path's queue overflows: loss beyond the own in a round whose smallest RTT shows a queue that jitter cannot be.
     fn overflows(&self, span: &Span) -> bool {
         let queue = (self.queue.min_rtt() / 4).max(4 * self.queue.jitter()).max(OVERFLOW_QUEUE_MIN);
-        self.is_lossy(span) && self.queue.rise() > queue
+        self.is_lossy(span, OVERFLOW_MIN) && self.queue.rise() > queue
     }
 
-    /// More was lost in a round than the path loses by itself.
-    fn is_lossy(&self, span: &Span) -> bool {
+    /// More was lost than the path loses by itself, and `least` datagrams or more.
+    fn is_lossy(&self, span: &Span, least: u64) -> bool {
         let own = self.own_loss_permille();
         let lost = span.bytes * span.lost_permille / 1000 / self.config.datagram.as_u64().max(1);
-        span.lost_permille > own + own / 4 + EXCESS_LOSS_PERMILLE && lost >= OVERFLOW_MIN
+        span.lost_permille > own + own / 4 + EXCESS_LOSS_PERMILLE && lost >= least
+    }
+
+    /// Lowers the estimate to what was delivered, but to no less than `floor` percent of itself.
+    fn fall_to(&mut self, delivered: BitRate, floor: u64) {
+        self.rate = self.rate.min(delivered.max(self.rate.percent(floor)));
     }
 
     fn on_round_accelerating(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) {
@@ -386,15 +391,15 @@ impl Controller {
         if app_limited && in_flight.as_u64() < INITIAL_WINDOW / 2 * self.config.datagram.as_u64() {
             return;
         }
-        // The rate stands still while the path is offered more: it is the limit. A pause of some machine looks the same
-        // for a moment, but then nothing is offered either, or the next round makes up for it.
-        let noisy = self.queue.is_noisy();
         // A full queue drops, and it is long: both together are no weather.
         if self.overflows(span) {
-            self.rate = self.rate.min(span.delivered).max(self.rate.percent(START_FALL));
+            self.fall_to(span.delivered, START_FALL);
             self.enter(now, Phase::Drain, DRAIN_GAIN);
             return;
         }
+        // The rate stands still while the path is offered more: it is the limit. A pause of some machine looks the same
+        // for a moment, but then nothing is offered either, or the next round makes up for it.
+        let noisy = self.queue.is_noisy();
         let both = self.rounds.last(if noisy { 3 } else { 2 }).unwrap_or(*span);
         let behind = both.delivered < both.offered.percent(BEHIND);
         let queued = self.queue.queue() > self.queue.min_rtt() / 4;
@@ -412,7 +417,7 @@ impl Controller {
         if ended {
             if behind {
                 // Over more than one RTT the ends of the interval matter less than in the samples so far.
-                self.rate = both.delivered.min(self.rate).max(self.rate.percent(START_FALL));
+                self.fall_to(both.delivered, START_FALL);
             }
             self.enter(now, Phase::Drain, DRAIN_GAIN);
         }
@@ -474,7 +479,7 @@ impl Controller {
             // Less was offered because the window was full, not because the sender was late.
             let held = !noisy && in_flight.as_u64() * 100 > self.window().as_u64() * 90;
             if held || mean.delivered < offered.percent(98) || offered >= self.rate.percent(97) {
-                self.rate = self.rate.min(mean.delivered.max(self.rate.percent(FALL)));
+                self.fall_to(mean.delivered, FALL);
                 if noisy {
                     self.rounds.forget();
                     self.queue.forget();
@@ -483,13 +488,10 @@ impl Controller {
         }
         if let Some(mean) = self.rounds.last(MEAN_ROUNDS)
             && self.low_acked + self.low_lost >= LOSS_KNOWN
+            && self.is_lossy(&mean, EXCESS_LOSS_MIN)
         {
-            let own = self.own_loss_permille();
-            let lost = mean.bytes * mean.lost_permille / 1000 / self.config.datagram.as_u64().max(1);
-            if mean.lost_permille > own + own / 4 + EXCESS_LOSS_PERMILLE && lost >= EXCESS_LOSS_MIN {
-                self.rate = self.rate.min(mean.delivered.max(self.rate.percent(FALL)));
-                self.rounds.forget();
-            }
+            self.fall_to(mean.delivered, FALL);
+            self.rounds.forget();
         }
         false
     }

@@ -1,35 +1,14 @@
 //! A peer that does not keep to the protocol: its host's connection gets an error, never a clean end or a silence.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use longhaul::channel::{Channel, ChannelConfig, Event, PathMtu, StreamId};
-use longhaul::crypto::PrivateKey;
+use longhaul::channel::{Channel, Event, StreamId};
 use longhaul::engine::{Engine, EngineConfig, Limits};
 use longhaul::frame::{Classified, Port, TcpFlags, classify};
 use longhaul::units::Instant;
 
 use crate::segments::{key, l2, segment, syn};
-use crate::world::mirrored_rules;
-
-const KEYS: [PrivateKey; 2] = [PrivateKey([1; 32]), PrivateKey([2; 32])];
-
-fn config(side: usize) -> ChannelConfig {
-    ChannelConfig {
-        private_key: KEYS[side].0,
-        peer_public_key: KEYS[1 - side].public_key().0,
-        peer_next_public_key: None,
-        preshared_key: None,
-        tail_copies: true,
-        peer_address: Some(address(1 - side)),
-        path_mtu: PathMtu::Fixed(1500),
-        rate: None,
-    }
-}
-
-fn address(side: usize) -> SocketAddr {
-    ([192, 0, 2, side as u8 + 1], 4500).into()
-}
+use crate::world::{address, channel_config, mirrored_rules};
 
 /// An engine, and in place of its peer a bare channel.
 struct Pair {
@@ -46,14 +25,14 @@ impl Pair {
         let now = Instant::from_millis(1);
         let engine = EngineConfig {
             rules: mirrored_rules(),
-            channel: Some(config(0)),
+            channel: Some(channel_config(0)),
             lan_mtu: 1500,
             limits: Limits::default(),
         };
         let mut pair = Pair {
             now,
             engine: Engine::new(engine, now, [7; 32]),
-            peer: Channel::new(config(1), now, [8; 32]),
+            peer: Channel::new(channel_config(1), now, [8; 32]),
             events: Vec::new(),
             to_host: Vec::new(),
         };

@@ -68,8 +68,24 @@ pub struct World {
     steps_at_once: u32,
 }
 
-fn address(side: usize) -> SocketAddr {
+/// Where the appliance of a side stands.
+pub fn address(side: usize) -> SocketAddr {
     ([192, 0, 2, side as u8 + 1], 4500).into()
+}
+
+/// The channel of the appliance of a side.
+pub fn channel_config(side: usize) -> ChannelConfig {
+    let keys = [PrivateKey([1; 32]), PrivateKey([2; 32])];
+    ChannelConfig {
+        private_key: keys[side].0,
+        peer_public_key: keys[1 - side].public_key().0,
+        peer_next_public_key: None,
+        preshared_key: None,
+        tail_copies: true,
+        peer_address: Some(address(1 - side)),
+        path_mtu: PathMtu::Fixed(1500),
+        rate: None,
+    }
 }
 
 impl World {
@@ -85,19 +101,9 @@ impl World {
 
     /// Engines that have not exchanged a datagram.
     pub fn unconnected(rules: [Rules; 2], limits: Limits) -> Self {
-        let keys = [PrivateKey([1; 32]), PrivateKey([2; 32])];
         let mut sides = rules.into_iter().enumerate().map(|(side, rules)| EngineConfig {
             rules,
-            channel: Some(ChannelConfig {
-                private_key: keys[side].0,
-                peer_public_key: keys[1 - side].public_key().0,
-                peer_next_public_key: None,
-                preshared_key: None,
-                tail_copies: true,
-                peer_address: Some(address(1 - side)),
-                path_mtu: PathMtu::Fixed(1500),
-                rate: None,
-            }),
+            channel: Some(channel_config(side)),
             lan_mtu: 1500,
             limits,
         });
