@@ -11,7 +11,7 @@ import threading
 import time
 
 sys.path.append(os.path.join(os.path.dirname(os.path.abspath(__file__)), "bench"))
-from common import LAB, MB, ROOT, Failure, Lab  # noqa: E402 (the path has to be there first)
+from common import MB, ROOT, Lab, run_main  # noqa: E402 (the path has to be there first)
 from payload import make_payload  # noqa: E402
 
 TRANSFER = os.path.join(ROOT, "scripts", "lib", "transfer.py")
@@ -188,11 +188,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        print(f"demo: {failure}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        subprocess.run([LAB, "down", "--name", NAME], check=False)
-        sys.exit(130)
+    run_main(main, program="demo", lab=NAME)

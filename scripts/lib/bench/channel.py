@@ -18,7 +18,7 @@ import time
 
 import peers
 import process
-from common import ROOT, Failure, Lab, Progress, description, markdown_table, say, write_files
+from common import ROOT, Failure, Lab, Progress, description, markdown_table, run_main, write_files
 
 STREAM = os.path.join(ROOT, "scripts", "lib", "bench", "stream.py")
 PORT = 8000
@@ -418,10 +418,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except Failure as failure:
-        say(f"bench: {failure}")
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_main(main)

@@ -267,11 +267,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except common.Failure as failure:
-        print(f"bench: {failure}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        subprocess.run([common.LAB, "down", "--name", LAB_NAME], check=False)
-        sys.exit(130)
+    common.run_main(main, lab=LAB_NAME)

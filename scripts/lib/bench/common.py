@@ -25,6 +25,19 @@ def cache_dir():
     return path
 
 
+def run_main(main, program="bench", lab=None):
+    """Runs a program's main: a Failure is a line, an interruption takes its lab down."""
+    try:
+        sys.exit(main())
+    except Failure as failure:
+        print(f"{program}: {failure}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        if lab:
+            subprocess.run([LAB, "down", "--name", lab], check=False)
+        sys.exit(130)
+
+
 # ---- progress -----------------------------------------------------------------------------------------------------------
 
 

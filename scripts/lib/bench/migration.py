@@ -12,7 +12,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 
 import common
 import guest
@@ -231,11 +230,4 @@ def main():
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except common.Failure as failure:
-        print(f"bench: {failure}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        subprocess.run([common.LAB, "down", "--name", LAB_NAME], check=False)
-        sys.exit(130)
+    common.run_main(main, lab=LAB_NAME)

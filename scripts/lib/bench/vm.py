@@ -88,6 +88,21 @@ class Guest:
             return stream, file.read()
 
 
+def connected(path, process, log, name):
+    """A socket to a QEMU that has just been started and will listen there."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        channel = socket.socket(socket.AF_UNIX)
+        try:
+            channel.connect(path)
+            return channel
+        except OSError:
+            channel.close()
+            time.sleep(0.02)
+    with open(log.name, encoding="utf-8") as file:
+        raise common.Failure(f"QEMU ({name}) did not start: {file.read()[-400:]}")
+
+
 class Vm:
     """One QEMU process. `prefix` is what puts it into a host's namespace."""
 
@@ -116,8 +131,8 @@ class Vm:
             command, env=tools.environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT
         )
         try:
-            self.serial = self.connect(sockets["serial"])
-            self.control = self.connect(sockets["qmp"])
+            self.serial = connected(sockets["serial"], self.process, self.log, name)
+            self.control = connected(sockets["qmp"], self.process, self.log, name)
         except common.Failure:
             self.close()
             raise
@@ -137,19 +152,6 @@ class Vm:
             self.process.kill()
         self.process.wait()
         self.log.close()
-
-    def connect(self, path):
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and self.process.poll() is None:
-            channel = socket.socket(socket.AF_UNIX)
-            try:
-                channel.connect(path)
-                return channel
-            except OSError:
-                channel.close()
-                time.sleep(0.02)
-        with open(self.log.name, encoding="utf-8") as file:
-            raise common.Failure(f"QEMU ({self.name}) did not start: {file.read()[-400:]}")
 
     # ---- what it says ----
 

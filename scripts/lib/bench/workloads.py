@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import time
@@ -18,6 +17,7 @@ import time
 import common
 import guest
 import payload
+import vm
 from programs import Daemon, programs
 
 
@@ -352,25 +352,13 @@ class Qemu:
         )
         self.name, self.events = name, []
         try:
-            self.lines = self.connect(path)
+            control = vm.connected(path, self.process, self.log, name)
+            control.settimeout(600)
+            self.lines = control.makefile("rw", encoding="utf-8")
             self.qmp("qmp_capabilities")
         except common.Failure:
             self.__exit__()
             raise
-
-    def connect(self, path):
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and self.process.poll() is None:
-            control = socket.socket(socket.AF_UNIX)
-            try:
-                control.connect(path)
-                control.settimeout(600)
-                return control.makefile("rw", encoding="utf-8")
-            except OSError:
-                control.close()
-                time.sleep(0.02)
-        with open(self.log.name, encoding="utf-8") as file:
-            raise common.Failure(f"QEMU ({self.name}) did not start: {file.read()[-400:]}")
 
     def __enter__(self):
         return self
