@@ -36,6 +36,7 @@ pub use self::stats::ChannelStats;
 use self::tail::TailCopies;
 use self::wire::{Datagram, InitiationDatagram};
 use crate::crypto::{PrivateKey, TAG_LEN};
+use crate::rate::RateMode;
 use crate::units::{BitRate, ByteCount, Instant};
 
 /// One bidirectional stream of a session: two byte streams, one each way.
@@ -62,8 +63,8 @@ pub struct ChannelConfig {
     pub path_mtu: PathMtu,
     /// Whether the end of a burst may be sent twice where the path is long and lossy.
     pub tail_copies: bool,
-    /// The operator's cap on what we send, wire bytes; `None`: the rate controller alone decides.
-    pub rate: Option<BitRate>,
+    /// Who says how fast to send.
+    pub rate: RateMode,
 }
 
 /// How long the channel's datagrams may be, as IP packets in bytes.
@@ -622,12 +623,12 @@ impl Channel {
 
     /// The rate the relay should size its blocks by: what we pace at.
     pub fn pacing_rate(&self) -> BitRate {
-        self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().pacing_rate())
+        self.session.as_ref().map_or(BitRate::ZERO, |session| session.law().pacing_rate())
     }
 
     /// What the path is believed to deliver: without the gains by which the pacing rate looks for more or makes room.
     pub fn delivery_rate(&self) -> BitRate {
-        self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().delivery_rate())
+        self.session.as_ref().map_or(BitRate::ZERO, |session| session.law().delivery_rate())
     }
 
     /// Smoothed RTT, or what it is taken for before the first measurement; zero without a session.

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::crypto::PrivateKey;
 use crate::rules::{Action, Compression};
-use crate::units::ByteCount;
+use crate::units::{BitRate, ByteCount};
 
 const EXAMPLES: [&str; 2] =
     [include_str!("../../netconf/vmotion.yaml"), include_str!("../../netconf/replication.yaml")];
@@ -54,7 +54,7 @@ fn the_replication_example_says_what_its_comments_say() {
     let channel = settings.channel.unwrap();
     assert_eq!(channel.listen, "[::]:47000".parse().unwrap());
     assert_eq!(channel.peer_address, Some("[2001:db8:2::2]:47000".parse().unwrap()));
-    assert_eq!(channel.rate, Some(BitRate::from_mbps(400)));
+    assert_eq!(channel.rate, RateMode::Fair { cap: Some(BitRate::from_mbps(400)) });
     assert_eq!(channel.path_mtu, PathMtu::Discover { max: 1500 });
     assert_eq!(channel.preshared_key_file, Some(PathBuf::from("/etc/longhaul/preshared.key")));
     assert_eq!((settings.limits.flows, settings.limits.memory), (2000, ByteCount::from_mib(512)));
@@ -89,6 +89,27 @@ fn the_path_mtu_is_searched_for_up_to_the_wans_unless_it_is_fixed() {
 }
 
 #[test]
+fn the_rate_is_a_cap_unless_the_mode_is_fixed() {
+    let (cap, rate) = (BitRate::from_mbps(950), BitRate::from_mbps(950));
+    for (written, expected, words) in [
+        ("", RateMode::Fair { cap: None }, "sends what the path carries,"),
+        ("rate_mode: fair", RateMode::Fair { cap: None }, "sends what the path carries,"),
+        ("rate: 950 Mbps", RateMode::Fair { cap: Some(cap) }, "sends what the path carries, at most 950 Mbps,"),
+        ("{ rate: 950 Mbps, rate_mode: fair }", RateMode::Fair { cap: Some(cap) }, "at most 950 Mbps,"),
+        (
+            "{ rate: 950 Mbps, rate_mode: fixed }",
+            RateMode::Fixed { rate },
+            "sends at 950 Mbps whatever the path loses,",
+        ),
+    ] {
+        let lines = written.trim_matches(['{', '}', ' ']).replace(", ", "\n  ");
+        let settings = settings(&EXAMPLES[0].replace("# rate: 1 Gbps", &lines));
+        assert_eq!(settings.channel.as_ref().unwrap().rate, expected, "{written}");
+        assert!(settings.to_string().contains(words), "{written}: {settings}");
+    }
+}
+
+#[test]
 fn relative_file_names_are_relative_to_the_yaml_file() {
     let text = EXAMPLES[0].replace("/etc/longhaul/private.key", "keys/own.key") + "\nstatus_socket: s.sock\n";
     let settings = settings(&text);
@@ -115,8 +136,9 @@ fn load_puts_the_keys_into_the_engines_configuration() {
     let channel = config.engine.channel.unwrap();
     assert_eq!(PrivateKey(channel.private_key).public_key(), own);
     assert_eq!(channel.preshared_key, Some([7; 32]));
-    assert_eq!(channel.peer_public_key, config.settings.channel.unwrap().peer_public_key.0);
-    assert_eq!((channel.rate, channel.path_mtu), (Some(BitRate::from_mbps(400)), PathMtu::Discover { max: 1500 }));
+    assert_eq!(channel.peer_public_key, config.settings.channel.as_ref().unwrap().peer_public_key.0);
+    assert_eq!(channel.rate, config.settings.channel.as_ref().unwrap().rate);
+    assert_eq!(channel.path_mtu, PathMtu::Discover { max: 1500 });
     assert_eq!((config.engine.lan_mtu, config.engine.limits.flows), (9000, 2000));
     assert_eq!(config.engine.rules, config.settings.rules);
 }

@@ -77,7 +77,12 @@ fn write_channel(f: &mut fmt::Formatter<'_>, channel: &ChannelStatus) -> fmt::Re
         ["RTT".to_owned(), format!("{} (smallest {})", time(channel.srtt_us), time(channel.min_rtt_us))],
         [
             "rate".to_owned(),
-            format!("pacing {}, path delivers {}", rate(channel.pacing_rate_bps), rate(channel.delivery_rate_bps)),
+            format!(
+                "{}, pacing {}, path delivers {}",
+                channel.rate_mode,
+                rate(channel.pacing_rate_bps),
+                rate(channel.delivery_rate_bps)
+            ),
         ],
         [
             "path MTU".to_owned(),
@@ -231,7 +236,7 @@ mod tests {
 site-a: longhaul 0.1.0, up 3 h 2 min
 channel: up, peer 198.51.100.2:47000
   RTT       12.35 ms (smallest 12.00 ms)
-  rate      pacing 940 Mbps, path delivers 951 Mbps
+  rate      fair, pacing 940 Mbps, path delivers 951 Mbps
   path MTU  1500 bytes; probes 2, black holes 1
   sent      1.4 GB in 1000000 datagrams, 1012 lost (0.100 %), 12 falsely, 1.4 MB sent again
   received  1.5 MB in 20000 datagrams, 2 refused

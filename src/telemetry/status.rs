@@ -51,6 +51,9 @@ pub struct ChannelStatus {
     pub srtt_us: Option<u64>,
     /// Smallest RTT of the current window.
     pub min_rtt_us: Option<u64>,
+    /// `fair` (the path says how fast) or `fixed` (the operator does).
+    #[serde(default)]
+    pub rate_mode: String,
     /// What the path delivers, wire bits.
     pub delivery_rate_bps: u64,
     /// What we pace at.
@@ -126,6 +129,7 @@ impl From<&ChannelStats> for ChannelStatus {
             peer_address: stats.peer_address,
             srtt_us: stats.srtt.map(micros),
             min_rtt_us: stats.min_rtt.map(micros),
+            rate_mode: stats.rate_mode.name().to_owned(),
             delivery_rate_bps: stats.delivery_rate.as_bps(),
             pacing_rate_bps: stats.pacing_rate.as_bps(),
             bytes_in_flight: stats.bytes_in_flight.as_u64(),
@@ -266,6 +270,7 @@ pub(super) mod tests {
                 peer_address: Some("198.51.100.2:47000".parse().unwrap()),
                 srtt_us: Some(12_345),
                 min_rtt_us: Some(12_000),
+                rate_mode: "fair".to_owned(),
                 delivery_rate_bps: 951_000_000,
                 pacing_rate_bps: 940_000_000,
                 bytes_in_flight: 1_400_000,

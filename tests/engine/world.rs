@@ -9,6 +9,7 @@ use longhaul::channel::{ChannelConfig, PathMtu};
 use longhaul::crypto::PrivateKey;
 use longhaul::engine::{BypassReason, Engine, EngineConfig, Fate, Limits};
 use longhaul::frame::{MacAddr, Port};
+use longhaul::rate::RateMode;
 use longhaul::rules::{Action, Compression, Hosts, PortRange, Rule, Rules, Subnet};
 use longhaul::units::{BitRate, ByteCount, Instant};
 
@@ -84,7 +85,7 @@ pub fn channel_config(side: usize) -> ChannelConfig {
         tail_copies: true,
         peer_address: Some(address(1 - side)),
         path_mtu: PathMtu::Fixed(1500),
-        rate: None,
+        rate: RateMode::default(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use longhaul::channel::{Channel, ChannelStats, Event, PathMtu, ReadState, StreamId};
+use longhaul::rate::RateMode;
 use longhaul::units::{BitRate, ByteCount, Instant};
 use longhaul::wan::{Link, LinkStats, Outage};
 
@@ -47,8 +48,8 @@ pub struct ChannelRun {
     pub duration: Duration,
     /// Goodput is measured from here on (start-up is reported apart).
     pub settle: Duration,
-    /// The operator's `rate`.
-    pub operator_rate: Option<BitRate>,
+    /// Who says how fast to send.
+    pub rate: RateMode,
     /// Whether the end of a burst may be sent twice.
     pub tail_copies: bool,
     /// How long both ends' datagrams may be.
@@ -81,7 +82,7 @@ impl ChannelRun {
             bytes: None,
             duration: Duration::from_secs(10),
             settle: Duration::from_secs(5),
-            operator_rate: None,
+            rate: RateMode::default(),
             tail_copies: true,
             path_mtu: PathMtu::Fixed(1500),
             mtu_changes: Vec::new(),
@@ -282,7 +283,7 @@ impl<'a> Rig<'a> {
         let lines = run.path.links(run.seed);
         let side = |end: End| {
             let mut config = end.channel_config(run.path_mtu);
-            config.rate = run.operator_rate;
+            config.rate = run.rate;
             config.tail_copies = run.tail_copies;
             let mut line = lines[end.index()].clone();
             for (from, until) in &run.outages {

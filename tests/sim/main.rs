@@ -9,6 +9,7 @@ mod channel;
 mod channel_scenarios;
 mod channel_table;
 mod drain;
+mod fixed;
 mod goodput;
 mod host;
 mod identity;
