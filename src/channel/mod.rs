@@ -18,6 +18,7 @@ mod session;
 mod stats;
 mod streams;
 mod tail;
+mod turns;
 mod wire;
 
 use std::collections::VecDeque;
@@ -37,7 +38,7 @@ use self::tail::TailCopies;
 use self::wire::{Datagram, InitiationDatagram};
 use crate::crypto::{PrivateKey, TAG_LEN};
 use crate::rate::RateMode;
-use crate::units::{BitRate, ByteCount, Instant};
+use crate::units::{BitRate, ByteCount, Instant, Weight};
 
 /// One bidirectional stream of a session: two byte streams, one each way.
 ///
@@ -541,8 +542,15 @@ impl Channel {
         self.session.as_mut()?.streams.open()
     }
 
+    /// How much of the line our direction of a stream gets while others want it too; each begins with the default weight.
+    pub fn set_weight(&mut self, id: StreamId, weight: Weight) {
+        if let Some(session) = &mut self.session {
+            session.streams.set_weight(id, weight);
+        }
+    }
+
     /// How many bytes [`Channel::write`] would take now: bounded by the backlog limit (2 x BDP or 150 ms of the
-    /// delivery rate, shared by the active streams) and the peer's credit. Zero for a stream that is gone.
+    /// delivery rate, shared by the active streams by weight) and the peer's credit. Zero for a stream that is gone.
     pub fn writable(&self, id: StreamId) -> usize {
         self.session.as_ref().map_or(0, |session| session.streams.writable(id) as usize)
     }

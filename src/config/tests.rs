@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::crypto::PrivateKey;
 use crate::rules::{Action, Compression};
-use crate::units::{BitRate, ByteCount};
+use crate::units::{BitRate, ByteCount, Weight};
 
 const EXAMPLES: [&str; 2] =
     [include_str!("../../netconf/vmotion.yaml"), include_str!("../../netconf/replication.yaml")];
@@ -59,8 +59,11 @@ fn the_replication_example_says_what_its_comments_say() {
     assert_eq!(channel.preshared_key_file, Some(PathBuf::from("/etc/longhaul/preshared.key")));
     assert_eq!((settings.limits.flows, settings.limits.memory), (2000, ByteCount::from_mib(512)));
     let actions: Vec<Action> = settings.rules.list().iter().map(|rule| rule.action).collect();
-    let accelerate = |compression| Action::Accelerate { compression };
-    assert_eq!(actions, [Action::Bypass, accelerate(Compression::Auto), accelerate(Compression::Off)]);
+    let accelerate =
+        |compression, weight| Action::Accelerate { compression, weight: Weight::new(weight).expect("1 to 100") };
+    assert_eq!(actions, [Action::Bypass, accelerate(Compression::Auto, 10), accelerate(Compression::Off, 40)]);
+    let told = settings.rules.list()[2].to_string();
+    assert!(told.ends_with("; never compress; weight 40"), "{told}");
     assert_eq!(settings.rules.list()[2].vlan, Some(80));
     assert_eq!(
         settings.rules.list()[1].to_string(),

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::status::{ChannelStatus, FlowStatus, Status, StatusVerdict};
-use crate::units::{BitRate, ByteCount};
+use crate::units::{BitRate, ByteCount, Weight};
 
 /// Flows shown; all of them are in the JSON document.
 const FLOWS_SHOWN_MAX: usize = 12;
@@ -159,6 +159,9 @@ fn flow_row(flow: &FlowStatus) -> Vec<String> {
     } else if let Some(rule) = &flow.rule {
         let _ = write!(why, "rule {rule}");
     }
+    if let Some(weight) = flow.weight.filter(|weight| *weight != Weight::default().as_u8()) {
+        let _ = write!(why, ", weight {weight}");
+    }
     if flow.compression_given_up {
         why.push_str(", compression does not pay");
     } else if let Some(method) = &flow.compression_method {
@@ -244,7 +247,7 @@ channel: up, peer 198.51.100.2:47000
   waiting   1.4 MB in flight, 2.0 MB undelivered
 flows: 1 accelerated, 1 passing through
   FROM                   TO                    VLAN  VERDICT           AGE  LAN IN  LAN OUT  RATIO  WHY
-  10.1.8.1:50000         10.2.8.1:8000         80    accelerate open  12 s  1.0 GB  40.0 kB   2.12  rule vmotion, lz4
+  10.1.8.1:50000         10.2.8.1:8000         80    accelerate open  12 s  1.0 GB  40.0 kB   2.12  rule vmotion, weight 40, lz4
   [2001:db8:1::1]:50001  [2001:db8:2::1]:8000  -     bypass passing   12 s  1.0 GB  40.0 kB      -  (3) mid-stream
 flows passed through, by reason
   250  (1) no rule

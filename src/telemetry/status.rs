@@ -182,6 +182,9 @@ pub struct FlowStatus {
     pub reason_name: Option<String>,
     /// Name of the rule that matched first.
     pub rule: Option<String>,
+    /// How much of the line it gets, in the direction that leaves here, while others want it too; absent where it passes.
+    #[serde(default)]
+    pub weight: Option<u8>,
     /// `opening`, `open`, `closing`, … as the engine calls it.
     pub state: String,
     /// Milliseconds since it was first seen.
@@ -238,6 +241,7 @@ pub(super) mod tests {
             reason: None,
             reason_name: None,
             rule: Some("vmotion".to_owned()),
+            weight: Some(40),
             state: "open".to_owned(),
             age_ms: 12_000,
             bytes_in: 1_000_000_000,
@@ -255,6 +259,7 @@ pub(super) mod tests {
             reason: Some(3),
             reason_name: Some("mid-stream".to_owned()),
             rule: None,
+            weight: None,
             state: "passing".to_owned(),
             channel_bytes_out: 0,
             channel_bytes_in: 0,

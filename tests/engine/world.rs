@@ -11,7 +11,7 @@ use longhaul::engine::{BypassReason, Engine, EngineConfig, Fate, Limits};
 use longhaul::frame::{MacAddr, Port};
 use longhaul::rate::RateMode;
 use longhaul::rules::{Action, Compression, Hosts, PortRange, Rule, Rules, Subnet};
-use longhaul::units::{BitRate, ByteCount, Instant};
+use longhaul::units::{BitRate, ByteCount, Instant, Weight};
 
 use crate::host::Host;
 
@@ -42,7 +42,7 @@ pub fn mirrored_rules() -> Rules {
         hosts: Hosts::Between([any(), any()]),
         ports: vec![PortRange::single(8000).unwrap()],
         vlan: None,
-        action: Action::Accelerate { compression: Compression::Auto },
+        action: Action::Accelerate { compression: Compression::Auto, weight: Weight::default() },
     }])
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use longhaul::channel::{Channel, ChannelStats, Event, PathMtu, ReadState, StreamId};
 use longhaul::rate::RateMode;
-use longhaul::units::{BitRate, ByteCount, Instant};
+use longhaul::units::{BitRate, ByteCount, Instant, Weight};
 use longhaul::wan::{Link, LinkStats, Outage};
 
 use crate::agenda::Agenda;
@@ -34,6 +34,8 @@ pub struct ChannelRun {
     pub seed: u64,
     /// Greedy streams from A to B.
     pub streams: usize,
+    /// Their weights, in order; those beyond have the usual one.
+    pub weights: Vec<Weight>,
     /// Greedy streams from B to A.
     pub streams_back: usize,
     /// Streams open no earlier than this: until then the channel idles.
@@ -75,6 +77,7 @@ impl ChannelRun {
             path,
             seed,
             streams: 1,
+            weights: Vec::new(),
             streams_back: 0,
             opens_at: Duration::ZERO,
             back_opens_at: Duration::ZERO,
@@ -440,6 +443,9 @@ impl<'a> Rig<'a> {
         let side = &mut self.sides[end.index()];
         while side.to_open > 0 {
             let id = side.channel.open().expect("an up channel with a free table opens streams");
+            if let Some(weight) = self.run.weights.get(side.outgoing.len()).filter(|_| end == End::A) {
+                side.channel.set_weight(id, *weight);
+            }
             let pattern = pattern_of(seed, end, id);
             side.outgoing.insert(id, Outgoing { pattern, written: 0, finished: false });
             side.to_open -= 1;

@@ -28,4 +28,5 @@ mod scenarios;
 mod script;
 mod settings;
 mod tail;
+mod weights;
 mod wire;
