@@ -1,4 +1,4 @@
-//! Units in types: instants of the engine's clock, bit rates and byte counts.
+//! Units in types: instants of the engine's clock, bit rates, byte counts and weights.
 
 use std::fmt;
 use std::ops::{Add, AddAssign, Mul, Sub, SubAssign};
@@ -267,6 +267,46 @@ impl FromStr for BitRate {
     }
 }
 
+/// How much of a line one of several that want it gets: each in proportion to its weight.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Weight(u8);
+
+impl Weight {
+    /// The smallest.
+    pub const MIN: Weight = Weight(1);
+    /// The largest.
+    pub const MAX: Weight = Weight(100);
+
+    /// `weight`, if it is 1 to 100.
+    pub const fn new(weight: u8) -> Option<Self> {
+        if weight >= Self::MIN.0 && weight <= Self::MAX.0 { Some(Weight(weight)) } else { None }
+    }
+
+    /// The bare number.
+    pub const fn as_u8(self) -> u8 {
+        self.0
+    }
+}
+
+/// Ten: there is room for less.
+impl Default for Weight {
+    fn default() -> Self {
+        Weight(10)
+    }
+}
+
+impl From<Weight> for u64 {
+    fn from(weight: Weight) -> u64 {
+        weight.0.into()
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,6 +317,13 @@ mod tests {
             assert_eq!(text.parse::<BitRate>().unwrap().to_string(), text);
         }
         assert_eq!("1gbit".parse::<BitRate>().unwrap(), BitRate::from_mbps(1000));
+    }
+
+    #[test]
+    fn a_weight_is_one_to_a_hundred() {
+        assert_eq!([0, 101, 255].map(Weight::new), [None; 3]);
+        assert_eq!([1, 100].map(Weight::new), [Some(Weight::MIN), Some(Weight::MAX)]);
+        assert_eq!(Weight::new(10), Some(Weight::default()));
     }
 
     #[test]

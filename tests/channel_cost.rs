@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use longhaul::channel::{Channel, ChannelConfig, ChannelState, Event, PathMtu, ReadState, StreamId};
 use longhaul::crypto::PrivateKey;
+use longhaul::rate::RateMode;
 use longhaul::units::{BitRate, ByteCount, Instant};
 use rand::{Rng as _, SeedableRng as _};
 use rand_pcg::Pcg64;
@@ -117,7 +118,7 @@ fn sides(run: &Run) -> [Side; 2] {
             tail_copies: true,
             peer_address: Some(addresses[1 - side]),
             path_mtu: PathMtu::Fixed(run.path_mtu),
-            rate: Some(run.rate),
+            rate: RateMode::Fair { cap: Some(run.rate) },
         };
         Side {
             channel: Channel::new(config, Instant::ZERO, [side as u8 + 1; 32]),

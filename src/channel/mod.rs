@@ -18,6 +18,7 @@ mod session;
 mod stats;
 mod streams;
 mod tail;
+mod turns;
 mod wire;
 
 use std::collections::VecDeque;
@@ -36,7 +37,8 @@ pub use self::stats::ChannelStats;
 use self::tail::TailCopies;
 use self::wire::{Datagram, InitiationDatagram};
 use crate::crypto::{PrivateKey, TAG_LEN};
-use crate::units::{BitRate, ByteCount, Instant};
+use crate::rate::RateMode;
+use crate::units::{BitRate, ByteCount, Instant, Weight};
 
 /// One bidirectional stream of a session: two byte streams, one each way.
 ///
@@ -62,8 +64,8 @@ pub struct ChannelConfig {
     pub path_mtu: PathMtu,
     /// Whether the end of a burst may be sent twice where the path is long and lossy.
     pub tail_copies: bool,
-    /// The operator's cap on what we send, wire bytes; `None`: the rate controller alone decides.
-    pub rate: Option<BitRate>,
+    /// Who says how fast to send.
+    pub rate: RateMode,
 }
 
 /// How long the channel's datagrams may be, as IP packets in bytes.
@@ -540,8 +542,15 @@ impl Channel {
         self.session.as_mut()?.streams.open()
     }
 
+    /// How much of the line our direction of a stream gets while others want it too; each begins with the default weight.
+    pub fn set_weight(&mut self, id: StreamId, weight: Weight) {
+        if let Some(session) = &mut self.session {
+            session.streams.set_weight(id, weight);
+        }
+    }
+
     /// How many bytes [`Channel::write`] would take now: bounded by the backlog limit (2 x BDP or 150 ms of the
-    /// delivery rate, shared by the active streams) and the peer's credit. Zero for a stream that is gone.
+    /// delivery rate, shared by the active streams by weight) and the peer's credit. Zero for a stream that is gone.
     pub fn writable(&self, id: StreamId) -> usize {
         self.session.as_ref().map_or(0, |session| session.streams.writable(id) as usize)
     }
@@ -622,12 +631,12 @@ impl Channel {
 
     /// The rate the relay should size its blocks by: what we pace at.
     pub fn pacing_rate(&self) -> BitRate {
-        self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().pacing_rate())
+        self.session.as_ref().map_or(BitRate::ZERO, |session| session.law().pacing_rate())
     }
 
     /// What the path is believed to deliver: without the gains by which the pacing rate looks for more or makes room.
     pub fn delivery_rate(&self) -> BitRate {
-        self.session.as_ref().map_or(BitRate::ZERO, |session| session.controller().delivery_rate())
+        self.session.as_ref().map_or(BitRate::ZERO, |session| session.law().delivery_rate())
     }
 
     /// Smoothed RTT, or what it is taken for before the first measurement; zero without a session.

@@ -84,8 +84,9 @@ impl SendStream {
         !self.lost.is_empty() || self.fin_lost
     }
 
-    pub(super) fn has_data(&self) -> bool {
-        self.has_lost() || self.next < self.ring.end() || (self.finished && !self.fin_sent)
+    /// Whether there is something that was never sent: bytes, or the end.
+    pub(super) fn has_new(&self) -> bool {
+        self.next < self.ring.end() || (self.finished && !self.fin_sent)
     }
 
     /// The next stretch of at most `room` bytes: lost bytes first, then new ones.
@@ -232,7 +233,7 @@ mod tests {
         assert_eq!(stream.next_segment(10), Some(fin));
         assert_eq!(stream.next_segment(10), None);
         stream.on_lost(3..3, true);
-        assert!(stream.has_data());
+        assert!(stream.has_lost() && !stream.has_new());
         assert_eq!(stream.next_segment(10), Some(fin));
         stream.on_acked(3..3, true);
         assert!(!stream.is_acked());

@@ -9,8 +9,8 @@ use super::sent::{SentFrame, SentFrames, SentPackets};
 use super::streams::Streams;
 use super::tail::TailCopies;
 use super::wire::{self, Cursor, Frame, Malformed};
-use crate::rate::{AckReport, Controller, ControllerConfig, DeliveryEstimator, Pacer, Phase, RateSample, RttEstimator};
-use crate::units::{BitRate, ByteCount, Instant};
+use crate::rate::{AckReport, DeliveryEstimator, Law, Pacer, Phase, RateMode, RateSample, RttEstimator};
+use crate::units::{ByteCount, Instant};
 
 /// Something that expects an ack leaves at least this often, so that silence means something.
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
@@ -24,7 +24,8 @@ const DATA_PROBES: u32 = 2;
 const BACKLOG_TIME: Duration = Duration::from_millis(150);
 /// See [`BACKLOG_TIME`].
 const BACKLOG_BDPS: u64 = 2;
-/// The backlog is this many times what was ever delivered at most: the estimate that a session begins with is a guess.
+/// The backlog is this many times what was ever delivered at most: the estimate that a session begins with is a guess,
+/// unless the operator has set the rate.
 const BACKLOG_PROVEN: u64 = 3;
 /// Bytes that have arrived may wait behind a lost one for a retransmission of its retransmission: what the far end has
 /// not consumed may come to this much. They cost a switch-over no line time, so they stand outside the bound above,
@@ -63,7 +64,7 @@ pub(super) struct Session {
     received: Received,
     rtt: RttEstimator,
     delivery: DeliveryEstimator,
-    controller: Controller,
+    law: Law,
     drain: DrainMeter,
     pacer: Pacer,
     /// Bytes a datagram costs on the wire beyond the payload: channel header and tag, UDP, IP.
@@ -97,7 +98,7 @@ impl Session {
         now: Instant,
         even: bool,
         (mtu, wire_overhead): (MtuSearch, u64),
-        cap: Option<BitRate>,
+        mode: RateMode,
         handshake_rtt: Option<Duration>,
         tail: TailCopies,
     ) -> Self {
@@ -105,9 +106,8 @@ impl Session {
         if let Some(sample) = handshake_rtt {
             rtt.on_sample(now, sample, Duration::ZERO);
         }
-        let config = ControllerConfig { cap, datagram: ByteCount::new(mtu.current() as u64) };
-        let controller = Controller::new(config, now, rtt.srtt());
-        let pacer = Pacer::new(now, controller.pacing_rate());
+        let law = Law::new(mode, ByteCount::new(mtu.current() as u64), now, rtt.srtt());
+        let pacer = Pacer::new(now, law.pacing_rate());
         Session {
             streams: Streams::new(even),
             counters: SessionCounters::default(),
@@ -115,7 +115,7 @@ impl Session {
             received: Received::default(),
             delivery: DeliveryEstimator::new(now),
             rtt,
-            controller,
+            law,
             drain: DrainMeter::new(now),
             pacer,
             wire_overhead,
@@ -144,8 +144,8 @@ impl Session {
         &self.rtt
     }
 
-    pub(super) fn controller(&self) -> &Controller {
-        &self.controller
+    pub(super) fn law(&self) -> &Law {
+        &self.law
     }
 
     pub(super) fn in_flight(&self) -> ByteCount {
@@ -291,7 +291,7 @@ impl Session {
         self.mtu.fall_back(now);
         self.follow_mtu();
         let min_rtt = self.rtt.min_rtt().unwrap_or(self.rtt.srtt());
-        self.controller.on_ack(&AckReport {
+        self.law.on_ack(&AckReport {
             now,
             sample,
             rtt,
@@ -302,7 +302,7 @@ impl Session {
             low_acked: std::mem::take(&mut self.low_acked),
             low_lost: std::mem::take(&mut self.low_lost),
         });
-        self.pacer.set_rate(now, self.controller.pacing_rate(), min_rtt);
+        self.pacer.set_rate(now, self.law.pacing_rate(), min_rtt);
         self.bound_backlog(now, min_rtt);
         self.streams.wake_writers();
     }
@@ -310,15 +310,17 @@ impl Session {
     fn bound_backlog(&mut self, now: Instant, min_rtt: Duration) {
         let srtt = self.rtt.srtt().max(min_rtt);
         self.drain.observe(now, srtt, self.streams.consumed(), self.streams.filled_percent());
-        let path = self.controller.delivery_rate();
+        let path = self.law.delivery_rate();
         let rate = self.drain.rate().map_or(path, |drained| drained.min(path));
         let bdp = rate.bytes_in(srtt).as_u64();
         let mut limit = (bdp * BACKLOG_BDPS).max(rate.bytes_in(BACKLOG_TIME).as_u64());
-        if self.controller.phase() == Phase::Accelerate {
+        if self.law.phase() == Some(Phase::Accelerate) {
             // The estimate is still to grow, several times per round.
-            limit = limit.max(self.controller.window().as_u64() * 2);
+            limit = limit.max(self.law.window().as_u64() * 2);
         }
-        limit = limit.min(BACKLOG_PROVEN * self.delivery.delivered());
+        if self.law.phase().is_some() {
+            limit = limit.min(BACKLOG_PROVEN * self.delivery.delivered());
+        }
         self.streams.set_backlog_limits(limit, limit.max(bdp * REASSEMBLY_BDPS));
     }
 
@@ -370,7 +372,7 @@ impl Session {
 
     fn window_open(&self) -> bool {
         let datagram = self.payload_max as u64 + self.wire_overhead;
-        self.sent.in_flight() + datagram <= self.controller.window().as_u64()
+        self.sent.in_flight() + datagram <= self.law.window().as_u64()
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
@@ -400,7 +402,7 @@ impl Session {
         let payload_max = self.mtu.current() - self.wire_overhead as usize;
         if payload_max != self.payload_max {
             self.payload_max = payload_max;
-            self.controller.set_datagram(ByteCount::new(self.mtu.current() as u64));
+            self.law.set_datagram(ByteCount::new(self.mtu.current() as u64));
         }
     }
 
@@ -409,7 +411,7 @@ impl Session {
         &mut self,
         now: Instant,
         (mtu, wire_overhead): (MtuSearch, u64),
-        cap: Option<BitRate>,
+        mode: RateMode,
         rtt: Duration,
     ) {
         self.mtu.replace(mtu);
@@ -417,9 +419,8 @@ impl Session {
         self.payload_max = self.mtu.current() - wire_overhead as usize;
         self.rtt = RttEstimator::default();
         self.rtt.on_sample(now, rtt, Duration::ZERO);
-        let config = ControllerConfig { cap, datagram: ByteCount::new(self.mtu.current() as u64) };
-        self.controller = Controller::new(config, now, self.rtt.srtt());
-        self.pacer.set_rate(now, self.controller.pacing_rate(), self.rtt.srtt());
+        self.law = Law::new(mode, ByteCount::new(self.mtu.current() as u64), now, self.rtt.srtt());
+        self.pacer.set_rate(now, self.law.pacing_rate(), self.rtt.srtt());
         self.path_began = self.sent.next_number();
     }
 
@@ -531,7 +532,7 @@ impl Session {
         let offered = if eliciting { wire_bytes } else { 0 };
         let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()), offered);
         let number = self.sent.next_number();
-        let low = data && self.controller.is_below_path_rate();
+        let low = data && self.law.is_below_path_rate();
         self.sent.on_sent(snapshot, wire_bytes, low, eliciting, frames);
         Some(Payload { number })
     }

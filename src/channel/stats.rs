@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::session::Session;
 use super::{Channel, ChannelState};
-use crate::rate::Phase;
+use crate::rate::{Phase, RateMode};
 use crate::units::{BitRate, ByteCount};
 
 /// Counters and gauges of one channel.
@@ -19,6 +19,8 @@ pub struct ChannelStats {
     pub srtt: Option<Duration>,
     /// Smallest RTT of the current window: propagation delay.
     pub min_rtt: Option<Duration>,
+    /// Who says how fast to send.
+    pub rate_mode: RateMode,
     /// What the path delivers, wire bytes.
     pub delivery_rate: BitRate,
     /// What we pace at.
@@ -45,7 +47,7 @@ pub struct ChannelStats {
     pub datagrams_refused: u64,
     /// Pacing credit lost because the appliance came too late for it, although there was something to send.
     pub pacing_credit_unused: ByteCount,
-    /// What the rate controller is doing.
+    /// What the model of the path is doing; `None` without a session, or where the operator has set the rate.
     pub phase: Option<Phase>,
     /// Queueing delay on the path, as the last round showed it.
     pub queue: Duration,
@@ -81,7 +83,7 @@ impl Channel {
         let session = self.session.as_ref();
         let live = session.map(|session| session.counters).unwrap_or_default();
         let (counters, ended) = (&self.counters, &self.counters.ended);
-        let controller = session.map(Session::controller);
+        let law = session.map(Session::law);
         let rtt = session.map(Session::rtt).filter(|rtt| rtt.is_measured());
         let admission = self.doorkeeper.counters();
         let (path_mtu, mtu_counters) = session.map(Session::path_mtu).unwrap_or_default();
@@ -90,7 +92,8 @@ impl Channel {
             peer_address: self.route.address(),
             srtt: rtt.map(|rtt| rtt.srtt()),
             min_rtt: rtt.and_then(|rtt| rtt.min_rtt()),
-            delivery_rate: controller.map_or(BitRate::ZERO, |controller| controller.delivery_rate()),
+            rate_mode: self.config.rate,
+            delivery_rate: law.map_or(BitRate::ZERO, |law| law.delivery_rate()),
             pacing_rate: self.pacing_rate(),
             bytes_in_flight: session.map_or(ByteCount::ZERO, Session::in_flight),
             datagrams_sent: counters.datagrams_sent,
@@ -103,9 +106,9 @@ impl Channel {
             bytes_copied: ByteCount::new(session.map_or(0, Session::copied)),
             datagrams_refused: counters.datagrams_refused,
             pacing_credit_unused: session.map_or(ByteCount::ZERO, Session::unused_credit),
-            phase: controller.map(|controller| controller.phase()),
-            queue: controller.map_or(Duration::ZERO, |controller| controller.queue()),
-            own_loss_permille: controller.map_or(0, |controller| controller.own_loss_permille()),
+            phase: law.and_then(|law| law.phase()),
+            queue: law.map_or(Duration::ZERO, |law| law.queue()),
+            own_loss_permille: law.map_or(0, |law| law.own_loss_permille()),
             path_mtu,
             path_mtu_probes: counters.mtu_ended.probes + mtu_counters.probes,
             path_mtu_black_holes: counters.mtu_ended.black_holes + mtu_counters.black_holes,

@@ -1,18 +1,22 @@
-//! The streams of a session: table, turn-taking, backlog.
+//! The streams of a session: table, what leaves next, backlog.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::ranges::RangeSet;
 use super::recv_stream::{self, RecvStream, Violation};
 use super::send_stream::{Segment, SendStream};
+use super::turns::{Share, Turns};
 use super::{Event, ReadState, ResetCode, StreamId};
+use crate::units::Weight;
 
 /// Streams open at once; beyond, none is opened, and the peer's are refused.
 pub(super) const STREAMS_MAX: usize = 16_384;
-/// Backlog every stream may have, however many there are.
+/// Backlog every stream of the usual weight may have, however many there are; of another weight, in proportion.
 const BACKLOG_SHARE_MIN: u64 = 64 * 1024;
 /// Room worth an event: less would wake the writer for crumbs.
 const WRITABLE_MIN: u64 = 16 * 1024;
+/// Backlog every stream may have, however light.
+const BACKLOG_LEAST: u64 = 2 * WRITABLE_MIN;
 /// Writers told per ack at most; the others follow with the next.
 const WAKE_MAX: usize = 16;
 
@@ -23,8 +27,11 @@ pub(super) const RESET_TABLE_FULL: ResetCode = ResetCode(1);
 struct Stream {
     send: SendStream,
     recv: RecvStream,
-    /// Stands in the queue of streams with something to send.
+    /// Waits for its turn to send new bytes.
     ready: bool,
+    /// Stands in the queue of streams with lost bytes.
+    losing: bool,
+    share: Share,
     /// Stands in the queue of streams whose peer should hear of credit.
     credit: bool,
     /// A write took less than offered.
@@ -39,6 +46,13 @@ struct Stream {
     judged: u64,
 }
 
+impl Stream {
+    /// Its weight while it has backlog.
+    fn active(&self) -> u64 {
+        if self.send.backlog() > 0 { self.share.weight.into() } else { 0 }
+    }
+}
+
 /// All streams of one session.
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -48,7 +62,9 @@ pub(super) struct Streams {
     /// Numbers / 2 the peer has used.
     seen: RangeSet,
     table: BTreeMap<StreamId, Stream>,
-    ready: VecDeque<StreamId>,
+    /// Streams with lost bytes: these go before all new ones.
+    losing: VecDeque<StreamId>,
+    turns: Turns,
     credits: VecDeque<StreamId>,
     resets: VecDeque<(StreamId, ResetCode)>,
     blocked: VecDeque<StreamId>,
@@ -62,7 +78,7 @@ pub(super) struct Streams {
     unsent: u64,
     /// Bytes the peer has consumed, all streams there ever were.
     consumed: u64,
-    /// Streams with backlog.
+    /// Weights of the streams with backlog.
     active: u64,
     limit: u64,
     reassembly_limit: u64,
@@ -75,7 +91,8 @@ impl Streams {
             opened: 0,
             seen: RangeSet::default(),
             table: BTreeMap::new(),
-            ready: VecDeque::new(),
+            losing: VecDeque::new(),
+            turns: Turns::default(),
             credits: VecDeque::new(),
             resets: VecDeque::new(),
             blocked: VecDeque::new(),
@@ -96,6 +113,8 @@ impl Streams {
             send: SendStream::new(recv_stream::INITIAL_WINDOW),
             recv: RecvStream::new(),
             ready: false,
+            losing: false,
+            share: Share::default(),
             credit: false,
             blocked: false,
             awaited: None,
@@ -113,6 +132,15 @@ impl Streams {
         self.opened += 1;
         self.table.insert(id, Self::stream());
         Some(id)
+    }
+
+    /// Changes how much of the line a stream gets while others want it too.
+    pub(super) fn set_weight(&mut self, id: StreamId, weight: Weight) {
+        if let Some(stream) = self.table.get_mut(&id) {
+            let before = stream.active();
+            stream.share.weight = weight;
+            self.active = self.active - before + stream.active();
+        }
     }
 
     fn is_local(&self, id: StreamId) -> bool {
@@ -164,10 +192,12 @@ impl Streams {
 
     pub(super) fn writable(&self, id: StreamId) -> u64 {
         let Some(stream) = self.table.get(&id) else { return 0 };
-        let sharers = (self.active + u64::from(stream.send.backlog() == 0)).max(1);
+        let weight = u64::from(stream.share.weight);
+        let sharers = self.active - stream.active() + weight;
+        let least = (BACKLOG_SHARE_MIN * weight / u64::from(Weight::default())).max(BACKLOG_LEAST);
         let room = |limit: u64, own: u64, all: u64| {
-            let share = (limit / sharers).max(BACKLOG_SHARE_MIN).saturating_sub(own);
-            share.min(limit.saturating_sub(all).max(BACKLOG_SHARE_MIN.saturating_sub(own)))
+            let share = (limit * weight / sharers).max(least).saturating_sub(own);
+            share.min(limit.saturating_sub(all).max(least.saturating_sub(own)))
         };
         room(self.limit, stream.send.unacked(), self.unacked)
             .min(room(self.reassembly_limit, stream.send.backlog(), self.backlog))
@@ -178,13 +208,13 @@ impl Streams {
     fn account<R>(&mut self, id: StreamId, change: impl FnOnce(&mut Stream) -> R) -> Option<R> {
         let stream = self.table.get_mut(&id)?;
         let (before, unacked_before) = (stream.send.backlog(), stream.send.unacked());
-        let unsent_before = stream.send.unsent();
+        let (unsent_before, active_before) = (stream.send.unsent(), stream.active());
         let result = change(stream);
         let after = stream.send.backlog();
         self.unsent = self.unsent - unsent_before + stream.send.unsent();
         self.unacked = self.unacked - unacked_before + stream.send.unacked();
         self.backlog = self.backlog - before + after;
-        self.active = self.active - u64::from(before > 0) + u64::from(after > 0);
+        self.active = self.active - active_before + stream.active();
         Some(result)
     }
 
@@ -225,17 +255,17 @@ impl Streams {
         self.backlog -= backlog;
         self.unacked -= stream.send.unacked();
         self.unsent -= stream.send.unsent();
-        self.active -= u64::from(backlog > 0);
+        self.active -= stream.active();
         true
     }
 
     fn enqueue_ready(&mut self, id: StreamId) {
-        if let Some(stream) = self.table.get_mut(&id)
-            && !stream.ready
-            && stream.send.has_data()
-        {
-            stream.ready = true;
-            if stream.send.has_lost() { self.ready.push_front(id) } else { self.ready.push_back(id) }
+        let Some(stream) = self.table.get_mut(&id) else { return };
+        if stream.send.has_lost() && !std::mem::replace(&mut stream.losing, true) {
+            self.losing.push_back(id);
+        }
+        if stream.send.has_new() && !std::mem::replace(&mut stream.ready, true) {
+            self.turns.join(id, &mut stream.share);
         }
     }
 
@@ -266,21 +296,34 @@ impl Streams {
     // --- what leaves ---
 
     pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !(self.losing.is_empty() && self.turns.is_empty())
     }
 
-    /// The next stretch to send, at most `room(stream)` bytes long, and its stream. Streams take turns.
+    /// The next stretch to send, at most `room(stream)` bytes long, and its stream. Lost bytes go first, one stream after
+    /// the other, and are not charged: streams lose in proportion to what they send.
     pub(super) fn next_segment(&mut self, room: impl Fn(StreamId) -> usize) -> Option<(StreamId, Segment)> {
-        for _ in 0..self.ready.len() {
-            let id = self.ready.pop_front()?;
+        while let Some(id) = self.losing.pop_front() {
+            let Some(stream) = self.table.get_mut(&id) else { continue };
+            stream.losing = false;
+            // What was lost may have been acknowledged since.
+            if stream.send.has_lost()
+                && let Some(segment) = stream.send.next_segment(room(id))
+            {
+                self.enqueue_ready(id);
+                return Some((id, segment));
+            }
+        }
+        while let Some(id) = self.turns.next() {
             let Some(stream) = self.table.get_mut(&id) else { continue };
             stream.ready = false;
-            let Some(segment) = stream.send.next_segment(room(id)) else { continue };
-            if !segment.retransmission {
-                self.unsent -= segment.len as u64;
+            if let Some(segment) = stream.send.next_segment(room(id)) {
+                if !segment.retransmission {
+                    self.unsent -= segment.len as u64;
+                }
+                stream.share.on_sent(segment.len);
+                self.enqueue_ready(id);
+                return Some((id, segment));
             }
-            self.enqueue_ready(id);
-            return Some((id, segment));
         }
         None
     }
@@ -495,122 +538,4 @@ impl Streams {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn streams_take_turns_and_lost_bytes_go_first() {
-        let mut streams = Streams::new(true);
-        let (first, second) = (streams.open().unwrap(), streams.open().unwrap());
-        streams.write(first, &[1; 300]);
-        streams.write(second, &[2; 300]);
-        let order: Vec<_> = (0..4).map(|_| streams.next_segment(|_| 100).unwrap().0).collect();
-        assert_eq!(order, [first, second, first, second]);
-        streams.on_stream_lost(second, 0, 100, false);
-        let (id, segment) = streams.next_segment(|_| 100).unwrap();
-        assert!((id == first && !segment.retransmission) || (id == second && segment.retransmission));
-    }
-
-    #[test]
-    fn what_waits_to_be_sent_is_counted_over_all_streams_and_copies_do_not_count() {
-        let mut streams = Streams::new(true);
-        let (first, second) = (streams.open().unwrap(), streams.open().unwrap());
-        streams.write(first, &[1; 300]);
-        streams.write(second, &[2; 200]);
-        assert_eq!(streams.unsent(), 500);
-        streams.next_segment(|_| 100).unwrap();
-        streams.next_segment(|_| 100).unwrap();
-        assert_eq!(streams.unsent(), 300);
-        streams.on_stream_lost(first, 0, 100, false);
-        let sent: Vec<_> = (0..2).map(|_| streams.next_segment(|_| 100).unwrap().1.retransmission).collect();
-        let expected = 300 - 100 * sent.iter().filter(|copy| !**copy).count() as u64;
-        assert!(sent.contains(&true) && streams.unsent() == expected, "{sent:?}");
-        streams.reset(first, ResetCode(0));
-        streams.reset(second, ResetCode(0));
-        assert_eq!(streams.unsent(), 0);
-    }
-
-    #[test]
-    fn a_writer_is_woken_once_when_the_peer_has_consumed_what_it_asked_for() {
-        let mut streams = Streams::new(true);
-        let id = streams.open().unwrap();
-        streams.write(id, &[1; 300]);
-        streams.wake_when_consumed(id, 200);
-        streams.on_credit(id, 199, 1 << 30).unwrap();
-        assert_eq!((streams.poll_event(), streams.consumed_of(id)), (None, 199));
-        streams.on_credit(id, 250, 1 << 30).unwrap();
-        streams.on_credit(id, 300, 1 << 30).unwrap();
-        assert_eq!(streams.poll_event(), Some(Event::Writable(id)));
-        assert_eq!(streams.poll_event(), None);
-        streams.wake_when_consumed(id, 300);
-        assert_eq!(streams.poll_event(), Some(Event::Writable(id)), "already so");
-    }
-
-    #[test]
-    fn a_stream_ends_when_both_directions_have() {
-        let mut streams = Streams::new(true);
-        let id = streams.open().unwrap();
-        streams.write(id, b"x");
-        streams.finish(id);
-        streams.next_segment(|_| 100);
-        streams.on_stream_acked(id, 0, 1, true);
-        assert_eq!(streams.len(), 1);
-        streams.on_stream(id, 0, b"y", true).unwrap();
-        assert_eq!(streams.consume(id, 1), ReadState::Finished);
-        assert_eq!((streams.len(), streams.backlog()), (0, 0));
-        streams.on_stream(id, 0, b"y", true).unwrap();
-        assert_eq!(streams.len(), 0, "a late copy opens nothing");
-    }
-
-    #[test]
-    fn a_reset_that_overtakes_the_first_bytes_wins() {
-        let mut streams = Streams::new(true);
-        streams.on_reset(StreamId(1), ResetCode(9));
-        streams.on_stream(StreamId(1), 0, b"late", false).unwrap();
-        assert_eq!(streams.poll_event(), None);
-    }
-
-    #[test]
-    fn streams_at_rest_are_not_looked_at_and_their_memory_is_given_back() {
-        let mut streams = Streams::new(true);
-        let ids: Vec<_> = (0..1000).map(|_| streams.open().unwrap()).collect();
-        streams.set_backlog_limits(1 << 20, 1 << 20);
-        streams.write(ids[7], &vec![0; 1 << 18]);
-        streams.on_stream(StreamId(1), 0, &vec![0; 40_000], false).unwrap();
-        assert_eq!(streams.restless, [ids[7], StreamId(1)]);
-        streams.release_idle();
-        streams.widen_windows();
-        streams.on_stream_acked(ids[7], 0, 1 << 18, false);
-        assert_eq!(streams.restless.len(), 2, "there is memory to give back");
-        let held = streams.memory();
-        streams.consume(StreamId(1), 40_000);
-        for _ in 0..4 {
-            streams.release_idle();
-            streams.widen_windows();
-        }
-        assert!(streams.restless.is_empty() && streams.memory() < held / 2, "{} of {held}", streams.memory());
-        streams.write(ids[7], b"x");
-        assert_eq!(streams.restless, [ids[7]]);
-    }
-
-    #[test]
-    fn backlog_is_bounded_for_one_and_shared_by_many() {
-        let mut streams = Streams::new(true);
-        streams.set_backlog_limits(1 << 20, 1 << 20);
-        let ids: Vec<_> = (0..4).map(|_| streams.open().unwrap()).collect();
-        let big = vec![0; 4 << 20];
-        assert_eq!(streams.write(ids[0], &big), 1 << 20);
-        assert_eq!(streams.write(ids[1], &big), BACKLOG_SHARE_MIN as usize, "a newcomer always gets its minimum");
-        streams.on_stream_acked(ids[0], 0, 1 << 20, false);
-        streams.wake_writers();
-        assert_eq!(streams.poll_event(), None, "it has arrived, and waits there to be consumed");
-        streams.on_credit(ids[0], 1 << 20, 1 << 30).unwrap();
-        streams.wake_writers();
-        assert!(matches!(streams.poll_event(), Some(Event::Writable(_))));
-        assert!(streams.write(ids[0], &big) <= 1 << 19);
-        for id in ids {
-            streams.reset(id, ResetCode(0));
-        }
-        assert_eq!((streams.backlog(), streams.active), (0, 0));
-    }
-}
+mod tests;

@@ -27,8 +27,8 @@ use std::path::{Path, PathBuf};
 use crate::channel::{ChannelConfig, PathMtu};
 use crate::crypto::PublicKey;
 use crate::engine::{EngineConfig, Limits};
+use crate::rate::RateMode;
 use crate::rules::Rules;
-use crate::units::BitRate;
 
 pub use keys::{KeyFileError, create_private_key, read_private_key};
 pub use report::{Finding, Report, Severity};
@@ -63,8 +63,8 @@ pub struct ChannelSettings {
     pub peer_next_public_key: Option<PublicKey>,
     /// A second secret shared with the peer.
     pub preshared_key_file: Option<PathBuf>,
-    /// The operator's cap on what we send.
-    pub rate: Option<BitRate>,
+    /// Who says how fast to send: `rate` and `rate_mode`.
+    pub rate: RateMode,
     /// Largest IP packet the WAN carries from site to site: found, unless the operator fixes it.
     pub path_mtu: PathMtu,
 }

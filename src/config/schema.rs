@@ -13,6 +13,7 @@ use super::{ChannelSettings, PortSettings, STATUS_SOCKET_DEFAULT, Settings};
 use crate::channel::PathMtu;
 use crate::crypto::PublicKey;
 use crate::engine::Limits;
+use crate::rate::RateMode;
 use crate::units::{BitRate, ByteCount};
 
 /// Bytes of an IP packet: what every IPv4 host takes (RFC 791 section 3.1) to the largest jumbo frames in use.
@@ -21,7 +22,7 @@ const MTU_RANGE: std::ops::RangeInclusive<i128> = 576..=9216;
 const MTU_DEFAULT: usize = 1500;
 /// The smallest link MTU of IPv6 (RFC 8200 section 5).
 const IPV6_MTU_MIN: usize = 1280;
-/// A cap below a modem's or above any port's speed is a slip of the unit.
+/// A rate below a modem's or above any port's is a slip of the unit.
 const RATE_RANGE: (BitRate, BitRate) = (BitRate::from_kbps(64), BitRate::from_mbps(400_000));
 /// 64 hosts with 8 migrations of 8 connections each are 4,096.
 const FLOWS_DEFAULT: usize = 10_000;
@@ -58,6 +59,7 @@ static CHANNEL: Kind = Kind {
         Key { name: "listen", example: "listen: 0.0.0.0:47000" },
         Key { name: "peer", example: "peer: with address and public_key below it" },
         Key { name: "rate", example: "rate: 100 Mbps" },
+        Key { name: "rate_mode", example: "rate_mode: fair or rate_mode: fixed" },
         Key { name: "path_mtu", example: "path_mtu: 1500" },
     ],
 };
@@ -203,7 +205,7 @@ impl Reader<'_> {
         let peer_section = channel.required("peer", self.findings);
         let peer_section = peer_section.and_then(|field| field.section(&PEER, KINDS, self.findings));
         let peer = peer_section.and_then(|peer| self.peer(&peer, listen, places));
-        let rate = channel.optional("rate").map(|field| self.rate(&field));
+        let rate = self.rate_mode(&channel);
         let path_mtu = match channel.optional("path_mtu") {
             Some(field) => self.path_mtu(&field, wan_mtu, listen),
             None => Some(PathMtu::Discover { max: wan_mtu }),
@@ -216,10 +218,7 @@ impl Reader<'_> {
             peer_public_key: peer.public_key,
             peer_next_public_key: peer.next_public_key,
             preshared_key_file: peer.preshared_key_file,
-            rate: match rate {
-                Some(rate) => Some(rate?),
-                None => None,
-            },
+            rate: rate?,
             path_mtu: path_mtu?,
         })
     }
@@ -331,6 +330,30 @@ impl Reader<'_> {
             return None;
         }
         Some(address)
+    }
+
+    /// `rate` and `rate_mode` together: a cap on what the path would allow, or the pace itself.
+    fn rate_mode(&mut self, channel: &Section<'_>) -> Option<RateMode> {
+        let rate = channel.optional("rate").map(|field| self.rate(&field));
+        let mode = channel.optional("rate_mode");
+        let is_fixed = match &mode {
+            Some(field) => field.word(&[("fair", false), ("fixed", true)], self.findings),
+            None => Some(false),
+        };
+        let rate = match rate {
+            Some(rate) => Some(rate?),
+            None => None,
+        };
+        match (is_fixed?, rate) {
+            (false, cap) => Some(RateMode::Fair { cap }),
+            (true, Some(rate)) => Some(RateMode::Fixed { rate }),
+            (true, None) => {
+                let message = "fixed sends at the rate that you set, and there is none; add rate: and a little less than \
+                               the line carries, as rate: 950 Mbps";
+                self.findings.error(&mode?.place, message);
+                None
+            }
+        }
     }
 
     fn rate(&mut self, field: &Field<'_>) -> Option<BitRate> {

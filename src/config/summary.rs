@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{ChannelSettings, Settings};
 use crate::channel::PathMtu;
+use crate::rate::RateMode;
 
 /// Rules written out; a longer list is counted, so that the summary stays a screen.
 const RULES_SHOWN_MAX: usize = 14;
@@ -38,8 +39,9 @@ impl fmt::Display for ChannelSettings {
             None => f.write_str(", waits for the peer to call")?,
         }
         match self.rate {
-            Some(rate) => write!(f, ", sends at most {rate}")?,
-            None => f.write_str(", sends what the path carries")?,
+            RateMode::Fair { cap: None } => f.write_str(", sends what the path carries")?,
+            RateMode::Fair { cap: Some(rate) } => write!(f, ", sends what the path carries, at most {rate}")?,
+            RateMode::Fixed { rate } => write!(f, ", sends at {rate} whatever the path loses")?,
         }
         match self.path_mtu {
             PathMtu::Fixed(size) => write!(f, ", packets up to {size} bytes")?,

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::crypto::PrivateKey;
 use crate::rules::{Action, Compression};
-use crate::units::ByteCount;
+use crate::units::{BitRate, ByteCount, Weight};
 
 const EXAMPLES: [&str; 2] =
     [include_str!("../../netconf/vmotion.yaml"), include_str!("../../netconf/replication.yaml")];
@@ -54,13 +54,16 @@ fn the_replication_example_says_what_its_comments_say() {
     let channel = settings.channel.unwrap();
     assert_eq!(channel.listen, "[::]:47000".parse().unwrap());
     assert_eq!(channel.peer_address, Some("[2001:db8:2::2]:47000".parse().unwrap()));
-    assert_eq!(channel.rate, Some(BitRate::from_mbps(400)));
+    assert_eq!(channel.rate, RateMode::Fair { cap: Some(BitRate::from_mbps(400)) });
     assert_eq!(channel.path_mtu, PathMtu::Discover { max: 1500 });
     assert_eq!(channel.preshared_key_file, Some(PathBuf::from("/etc/longhaul/preshared.key")));
     assert_eq!((settings.limits.flows, settings.limits.memory), (2000, ByteCount::from_mib(512)));
     let actions: Vec<Action> = settings.rules.list().iter().map(|rule| rule.action).collect();
-    let accelerate = |compression| Action::Accelerate { compression };
-    assert_eq!(actions, [Action::Bypass, accelerate(Compression::Auto), accelerate(Compression::Off)]);
+    let accelerate =
+        |compression, weight| Action::Accelerate { compression, weight: Weight::new(weight).expect("1 to 100") };
+    assert_eq!(actions, [Action::Bypass, accelerate(Compression::Auto, 10), accelerate(Compression::Off, 40)]);
+    let told = settings.rules.list()[2].to_string();
+    assert!(told.ends_with("; never compress; weight 40"), "{told}");
     assert_eq!(settings.rules.list()[2].vlan, Some(80));
     assert_eq!(
         settings.rules.list()[1].to_string(),
@@ -85,6 +88,27 @@ fn the_path_mtu_is_searched_for_up_to_the_wans_unless_it_is_fixed() {
         assert_eq!(settings(&text).channel.unwrap().path_mtu, PathMtu::Discover { max });
         let text = text.replace("# path_mtu: 1500", "path_mtu: 1300");
         assert_eq!(settings(&text).channel.unwrap().path_mtu, PathMtu::Fixed(1300));
+    }
+}
+
+#[test]
+fn the_rate_is_a_cap_unless_the_mode_is_fixed() {
+    let (cap, rate) = (BitRate::from_mbps(950), BitRate::from_mbps(950));
+    for (written, expected, words) in [
+        ("", RateMode::Fair { cap: None }, "sends what the path carries,"),
+        ("rate_mode: fair", RateMode::Fair { cap: None }, "sends what the path carries,"),
+        ("rate: 950 Mbps", RateMode::Fair { cap: Some(cap) }, "sends what the path carries, at most 950 Mbps,"),
+        ("{ rate: 950 Mbps, rate_mode: fair }", RateMode::Fair { cap: Some(cap) }, "at most 950 Mbps,"),
+        (
+            "{ rate: 950 Mbps, rate_mode: fixed }",
+            RateMode::Fixed { rate },
+            "sends at 950 Mbps whatever the path loses,",
+        ),
+    ] {
+        let lines = written.trim_matches(['{', '}', ' ']).replace(", ", "\n  ");
+        let settings = settings(&EXAMPLES[0].replace("# rate: 1 Gbps", &lines));
+        assert_eq!(settings.channel.as_ref().unwrap().rate, expected, "{written}");
+        assert!(settings.to_string().contains(words), "{written}: {settings}");
     }
 }
 
@@ -115,8 +139,9 @@ fn load_puts_the_keys_into_the_engines_configuration() {
     let channel = config.engine.channel.unwrap();
     assert_eq!(PrivateKey(channel.private_key).public_key(), own);
     assert_eq!(channel.preshared_key, Some([7; 32]));
-    assert_eq!(channel.peer_public_key, config.settings.channel.unwrap().peer_public_key.0);
-    assert_eq!((channel.rate, channel.path_mtu), (Some(BitRate::from_mbps(400)), PathMtu::Discover { max: 1500 }));
+    assert_eq!(channel.peer_public_key, config.settings.channel.as_ref().unwrap().peer_public_key.0);
+    assert_eq!(channel.rate, config.settings.channel.as_ref().unwrap().rate);
+    assert_eq!(channel.path_mtu, PathMtu::Discover { max: 1500 });
     assert_eq!((config.engine.lan_mtu, config.engine.limits.flows), (9000, 2000));
     assert_eq!(config.engine.rules, config.settings.rules);
 }

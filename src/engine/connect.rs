@@ -43,7 +43,7 @@ impl Engine {
 
     fn admit_open(&mut self, now: Instant, stream: StreamId, open: Open) -> Result<FlowId, RefuseReason> {
         let verdict = self.rules.verdict(&open.key);
-        let Action::Accelerate { compression } = verdict.action else { return Err(RefuseReason::Policy) };
+        let Action::Accelerate { compression, weight } = verdict.action else { return Err(RefuseReason::Policy) };
         if let Some(id) = self.flows.by_host_key(&open.key.reversed()) {
             match self.flows.flow(id).map(|flow| flow.role) {
                 // Both hosts open at once: let them sort it out between themselves (RFC 9293 figure 7).
@@ -71,6 +71,7 @@ impl Engine {
             peer_l2: Some(open.l2.reversed()),
             stream,
             rule: verdict.rule,
+            weight,
             stage: Stage::Resolving(Resolving { probes: 0, next: now }),
             endpoint: None,
             relay: Relay::new(open.compress && compression == Compression::Auto),
@@ -82,6 +83,9 @@ impl Engine {
             host_l2: None,
         });
         self.flows.held += 1;
+        if let Some(channel) = &mut self.channel {
+            channel.set_weight(stream, weight);
+        }
         id.ok_or(RefuseReason::Conflict)
     }
 

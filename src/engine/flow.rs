@@ -6,7 +6,7 @@ use crate::buffer::FrameBuf;
 use crate::channel::StreamId;
 use crate::frame::{FlowKey, L2Header, MacAddr};
 use crate::tcp::Endpoint;
-use crate::units::{ByteCount, Instant};
+use crate::units::{ByteCount, Instant, Weight};
 
 use super::lru::SeededState;
 use super::message::Open;
@@ -78,6 +78,8 @@ pub(super) struct Flow {
     pub(super) stream: StreamId,
     /// Index of the rule that matched here.
     pub(super) rule: Option<usize>,
+    /// Of its stream, in the direction that leaves here.
+    pub(super) weight: Weight,
     pub(super) stage: Stage,
     pub(super) endpoint: Option<Endpoint>,
     pub(super) relay: Relay,
@@ -226,6 +228,7 @@ mod tests {
             peer_l2: None,
             stream: StreamId(u32::from(port)),
             rule: None,
+            weight: Weight::default(),
             stage: Stage::Relaying,
             endpoint: None,
             relay: Relay::new(false),

@@ -71,7 +71,7 @@ impl Engine {
     ) -> Result<(), (BypassReason, Option<usize>)> {
         let key = segment.key;
         let verdict = self.rules.verdict(&key);
-        let Action::Accelerate { compression } = verdict.action else {
+        let Action::Accelerate { compression, weight } = verdict.action else {
             return Err((BypassReason::Rule, verdict.rule));
         };
         let refuse = |reason| Err((reason, verdict.rule));
@@ -105,6 +105,7 @@ impl Engine {
             return refuse(BypassReason::Memory);
         }
         let Some(stream) = channel.open() else { return refuse(BypassReason::PeerDown) };
+        channel.set_weight(stream, weight);
 
         let compress = compression == Compression::Auto;
         let open = Open { key, l2: segment.l2, mss: options.mss.unwrap_or(0), compress };
@@ -120,6 +121,7 @@ impl Engine {
             peer_l2: None,
             stream,
             rule: verdict.rule,
+            weight,
             stage: Stage::Held(Held { syn, isn: segment.seq, until: now + ANSWER_TIME, trying: false }),
             endpoint: None,
             relay,

@@ -36,6 +36,7 @@ mod tests {
     use super::*;
     use crate::frame::VlanIds;
     use crate::rules::{Compression, Hosts, PortRange, Rule, Subnet};
+    use crate::units::Weight;
 
     fn rule(ports: Vec<PortRange>, action: Action) -> Rule {
         let anywhere = || vec![Subnet::ANY_IPV4, Subnet::ANY_IPV6];
@@ -51,7 +52,7 @@ mod tests {
 
     #[test]
     fn only_accelerated_ports_are_admitted_on_either_side() {
-        let accelerate = Action::Accelerate { compression: Compression::Auto };
+        let accelerate = Action::Accelerate { compression: Compression::Auto, weight: Weight::default() };
         let ports = vec!["8000-8063".parse().unwrap(), PortRange::single(u16::MAX).unwrap()];
         let bypassed = vec![PortRange::single(443).unwrap()];
         let filter = Prefilter::new(&Rules::new(vec![rule(bypassed, Action::Bypass), rule(ports, accelerate)]));

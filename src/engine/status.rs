@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::channel::ChannelStats;
 use crate::codec::CodecStats;
 use crate::frame::FlowKey;
-use crate::units::{ByteCount, Instant};
+use crate::units::{ByteCount, Instant, Weight};
 
 use super::Engine;
 use super::bypass::{BypassReason, BypassedFlow};
@@ -35,6 +35,8 @@ pub struct FlowStatus {
     pub role: Role,
     /// Index of the rule that matched here.
     pub rule: Option<usize>,
+    /// How much of the line it gets, in the direction that leaves here, while others want it too.
+    pub weight: Weight,
     /// Where it is.
     pub stage: FlowStage,
     /// Since when.
@@ -155,6 +157,7 @@ impl Engine {
             key: flow.key,
             role: flow.role,
             rule: flow.rule,
+            weight: flow.weight,
             stage: match flow.stage {
                 Stage::Held(_) => FlowStage::Opening,
                 Stage::Resolving(_) => FlowStage::Resolving,

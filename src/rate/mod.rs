@@ -20,9 +20,25 @@
 //!   by it: a link that loses 5 % delivers its full rate only when offered 1 / 0.95 of it.
 //! - *Acceleration* ends when two rounds, three under jitter, brought no growth while the path was offered more.
 //! - *Lateness* is made up for by the pacer within bounds; a probe by a late sender is the stronger for it.
+//!
+//! # The operator's rate
+//!
+//! All of this is the mode `fair`. In the mode `fixed` the operator knows what the line carries and that nobody else is on
+//! it: the pace is that rate from the first datagram on, wire bytes with retransmissions included, and nothing is probed.
+//! Neither loss nor delay changes it, as on the reserved circuits that rate-based transport was made for (NETBLT, RFC 998
+//! section 3). What is in flight stays bounded by two RTTs of the pace and a slack, so that a dead path stops it; an RTT that
+//! grows by more than half a second widens the bound no further, so that a deep buffer is not filled without end. How much of the pace
+//! arrives is measured all the same: it bounds what the hosts are told is delivered.
+//!
+//! It harms where the rate is more than the path has left. On a shared line everybody else is pushed aside: a TCP that reads
+//! loss as congestion gives way until nearly nothing is left to it, and two `fixed` senders whose rates together exceed the
+//! line drop each other's datagrams for ever. Above the line's own rate the excess is lost at a full queue and sent again,
+//! which costs the queue's delay and gains nothing.
 
 mod controller;
 mod delivery;
+mod fixed;
+mod mode;
 mod pacer;
 mod queue;
 mod rounds;
@@ -32,5 +48,7 @@ mod tests;
 
 pub use controller::{AckReport, Controller, ControllerConfig, Phase};
 pub use delivery::{DeliveryEstimator, RateSample, SendSnapshot};
+pub use fixed::FixedRate;
+pub use mode::{Law, RateMode};
 pub use pacer::Pacer;
 pub use rtt::RttEstimator;

@@ -12,6 +12,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use crate::frame::{FlowKey, VlanIds};
+use crate::units::Weight;
 
 pub use finding::Finding;
 pub use ports::{ParsePortsError, PortRange};
@@ -34,6 +35,9 @@ pub enum Action {
     Accelerate {
         /// Of its payload, both directions.
         compression: Compression,
+        /// How much of the line each of its connections gets while others want it too, in the direction that leaves
+        /// here.
+        weight: Weight,
     },
     /// Forward its frames untouched.
     Bypass,
@@ -133,11 +137,12 @@ impl fmt::Display for Rule {
         if let Some(vlan) = self.vlan {
             write!(f, ", VLAN {vlan}")?;
         }
-        match self.action {
-            Action::Accelerate { compression: Compression::Auto } => f.write_str("; compress while it pays"),
-            Action::Accelerate { compression: Compression::Off } => f.write_str("; never compress"),
-            Action::Bypass => Ok(()),
-        }
+        let Action::Accelerate { compression, weight } = self.action else { return Ok(()) };
+        f.write_str(match compression {
+            Compression::Auto => "; compress while it pays",
+            Compression::Off => "; never compress",
+        })?;
+        if weight == Weight::default() { Ok(()) } else { write!(f, "; weight {weight}") }
     }
 }
 

@@ -12,7 +12,7 @@ fn subnets(texts: &[&str]) -> Vec<Subnet> {
 
 fn rule(name: &str, hosts: Hosts, ports: &[&str]) -> Rule {
     let ports = ports.iter().map(|text| text.parse().unwrap()).collect();
-    let action = Action::Accelerate { compression: Compression::Auto };
+    let action = Action::Accelerate { compression: Compression::Auto, weight: Weight::default() };
     Rule { name: name.to_owned(), hosts, ports, vlan: None, action }
 }
 
@@ -189,8 +189,8 @@ fn any_rule() -> impl Strategy<Value = Rule> {
         (1u16..=8, 0u16..8).prop_map(|(first, more)| format!("{first}-{}", (first + more).min(8)).parse().unwrap());
     let action = prop_oneof![
         Just(Action::Bypass),
-        Just(Action::Accelerate { compression: Compression::Auto }),
-        Just(Action::Accelerate { compression: Compression::Off }),
+        Just(Action::Accelerate { compression: Compression::Auto, weight: Weight::default() }),
+        Just(Action::Accelerate { compression: Compression::Off, weight: Weight::MAX }),
     ];
     let vlan = prop_oneof![3 => Just(None), 1 => (1u16..=2).prop_map(Some)];
     (any_hosts(), prop::collection::vec(range, 0..4), vlan, action, 0u8..20).prop_map(

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::status::{ChannelStatus, FlowStatus, Status, StatusVerdict};
-use crate::units::{BitRate, ByteCount};
+use crate::units::{BitRate, ByteCount, Weight};
 
 /// Flows shown; all of them are in the JSON document.
 const FLOWS_SHOWN_MAX: usize = 12;
@@ -77,7 +77,12 @@ fn write_channel(f: &mut fmt::Formatter<'_>, channel: &ChannelStatus) -> fmt::Re
         ["RTT".to_owned(), format!("{} (smallest {})", time(channel.srtt_us), time(channel.min_rtt_us))],
         [
             "rate".to_owned(),
-            format!("pacing {}, path delivers {}", rate(channel.pacing_rate_bps), rate(channel.delivery_rate_bps)),
+            format!(
+                "{}, pacing {}, path delivers {}",
+                channel.rate_mode,
+                rate(channel.pacing_rate_bps),
+                rate(channel.delivery_rate_bps)
+            ),
         ],
         [
             "path MTU".to_owned(),
@@ -153,6 +158,9 @@ fn flow_row(flow: &FlowStatus) -> Vec<String> {
         let _ = write!(why, "({number}) {}", flow.reason_name.as_deref().unwrap_or("?"));
     } else if let Some(rule) = &flow.rule {
         let _ = write!(why, "rule {rule}");
+    }
+    if let Some(weight) = flow.weight.filter(|weight| *weight != Weight::default().as_u8()) {
+        let _ = write!(why, ", weight {weight}");
     }
     if flow.compression_given_up {
         why.push_str(", compression does not pay");
@@ -231,7 +239,7 @@ mod tests {
 site-a: longhaul 0.1.0, up 3 h 2 min
 channel: up, peer 198.51.100.2:47000
   RTT       12.35 ms (smallest 12.00 ms)
-  rate      pacing 940 Mbps, path delivers 951 Mbps
+  rate      fair, pacing 940 Mbps, path delivers 951 Mbps
   path MTU  1500 bytes; probes 2, black holes 1
   sent      1.4 GB in 1000000 datagrams, 1012 lost (0.100 %), 12 falsely, 1.4 MB sent again
   received  1.5 MB in 20000 datagrams, 2 refused
@@ -239,7 +247,7 @@ channel: up, peer 198.51.100.2:47000
   waiting   1.4 MB in flight, 2.0 MB undelivered
 flows: 1 accelerated, 1 passing through
   FROM                   TO                    VLAN  VERDICT           AGE  LAN IN  LAN OUT  RATIO  WHY
-  10.1.8.1:50000         10.2.8.1:8000         80    accelerate open  12 s  1.0 GB  40.0 kB   2.12  rule vmotion, lz4
+  10.1.8.1:50000         10.2.8.1:8000         80    accelerate open  12 s  1.0 GB  40.0 kB   2.12  rule vmotion, weight 40, lz4
   [2001:db8:1::1]:50001  [2001:db8:2::1]:8000  -     bypass passing   12 s  1.0 GB  40.0 kB      -  (3) mid-stream
 flows passed through, by reason
   250  (1) no rule

@@ -51,6 +51,9 @@ pub struct ChannelStatus {
     pub srtt_us: Option<u64>,
     /// Smallest RTT of the current window.
     pub min_rtt_us: Option<u64>,
+    /// `fair` (the path says how fast) or `fixed` (the operator does).
+    #[serde(default)]
+    pub rate_mode: String,
     /// What the path delivers, wire bits.
     pub delivery_rate_bps: u64,
     /// What we pace at.
@@ -126,6 +129,7 @@ impl From<&ChannelStats> for ChannelStatus {
             peer_address: stats.peer_address,
             srtt_us: stats.srtt.map(micros),
             min_rtt_us: stats.min_rtt.map(micros),
+            rate_mode: stats.rate_mode.name().to_owned(),
             delivery_rate_bps: stats.delivery_rate.as_bps(),
             pacing_rate_bps: stats.pacing_rate.as_bps(),
             bytes_in_flight: stats.bytes_in_flight.as_u64(),
@@ -178,6 +182,9 @@ pub struct FlowStatus {
     pub reason_name: Option<String>,
     /// Name of the rule that matched first.
     pub rule: Option<String>,
+    /// How much of the line it gets, in the direction that leaves here, while others want it too; absent where it passes.
+    #[serde(default)]
+    pub weight: Option<u8>,
     /// `opening`, `open`, `closing`, … as the engine calls it.
     pub state: String,
     /// Milliseconds since it was first seen.
@@ -234,6 +241,7 @@ pub(super) mod tests {
             reason: None,
             reason_name: None,
             rule: Some("vmotion".to_owned()),
+            weight: Some(40),
             state: "open".to_owned(),
             age_ms: 12_000,
             bytes_in: 1_000_000_000,
@@ -251,6 +259,7 @@ pub(super) mod tests {
             reason: Some(3),
             reason_name: Some("mid-stream".to_owned()),
             rule: None,
+            weight: None,
             state: "passing".to_owned(),
             channel_bytes_out: 0,
             channel_bytes_in: 0,
@@ -266,6 +275,7 @@ pub(super) mod tests {
                 peer_address: Some("198.51.100.2:47000".parse().unwrap()),
                 srtt_us: Some(12_345),
                 min_rtt_us: Some(12_000),
+                rate_mode: "fair".to_owned(),
                 delivery_rate_bps: 951_000_000,
                 pacing_rate_bps: 940_000_000,
                 bytes_in_flight: 1_400_000,

@@ -9,8 +9,9 @@ use longhaul::channel::{ChannelConfig, PathMtu};
 use longhaul::crypto::PrivateKey;
 use longhaul::engine::{BypassReason, Engine, EngineConfig, Fate, Limits};
 use longhaul::frame::{MacAddr, Port};
+use longhaul::rate::RateMode;
 use longhaul::rules::{Action, Compression, Hosts, PortRange, Rule, Rules, Subnet};
-use longhaul::units::{BitRate, ByteCount, Instant};
+use longhaul::units::{BitRate, ByteCount, Instant, Weight};
 
 use crate::host::Host;
 
@@ -41,7 +42,7 @@ pub fn mirrored_rules() -> Rules {
         hosts: Hosts::Between([any(), any()]),
         ports: vec![PortRange::single(8000).unwrap()],
         vlan: None,
-        action: Action::Accelerate { compression: Compression::Auto },
+        action: Action::Accelerate { compression: Compression::Auto, weight: Weight::default() },
     }])
 }
 
@@ -84,7 +85,7 @@ pub fn channel_config(side: usize) -> ChannelConfig {
         tail_copies: true,
         peer_address: Some(address(1 - side)),
         path_mtu: PathMtu::Fixed(1500),
-        rate: None,
+        rate: RateMode::default(),
     }
 }
 

@@ -3,7 +3,7 @@
 use longhaul::channel::PathMtu;
 use longhaul::engine::{Engine, EngineConfig, Limits};
 use longhaul::rules::{Action, Compression, Hosts, PortRange, Rule, Rules};
-use longhaul::units::ByteCount;
+use longhaul::units::{ByteCount, Weight};
 
 use crate::network::Wiring;
 
@@ -23,11 +23,20 @@ pub struct ApplianceSpec {
     pub compression: Compression,
     /// Flows at most.
     pub flows: usize,
+    /// Further ports that are accelerated, each with the weight of its rule.
+    pub weights: &'static [(u16, u8)],
 }
 
 impl Default for ApplianceSpec {
     fn default() -> Self {
-        ApplianceSpec { lan_mtu: 1500, path_mtu: 1500, accelerate: true, compression: Compression::Auto, flows: 10_000 }
+        ApplianceSpec {
+            lan_mtu: 1500,
+            path_mtu: 1500,
+            accelerate: true,
+            compression: Compression::Auto,
+            flows: 10_000,
+            weights: &[],
+        }
     }
 }
 
@@ -37,13 +46,15 @@ impl ApplianceSpec {
             return Rules::default();
         }
         let anywhere = || vec!["0.0.0.0/0".parse().expect("a subnet"), "::/0".parse().expect("a subnet")];
-        Rules::new(vec![Rule {
-            name: "simulated".to_owned(),
+        let rule = |port, weight| Rule {
+            name: format!("simulated-{port}"),
             hosts: Hosts::Directed { source: anywhere(), destination: anywhere() },
-            ports: PortRange::single(ACCELERATED_PORT).into_iter().collect(),
+            ports: PortRange::single(port).into_iter().collect(),
             vlan: None,
-            action: Action::Accelerate { compression: self.compression },
-        }])
+            action: Action::Accelerate { compression: self.compression, weight },
+        };
+        let weighted = self.weights.iter().map(|&(port, weight)| rule(port, Weight::new(weight).expect("1 to 100")));
+        Rules::new(weighted.chain([rule(ACCELERATED_PORT, Weight::default())]).collect())
     }
 
     /// The wiring with two such appliances, in a run of this seed.

@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use longhaul::channel::{Channel, ChannelStats, Event, PathMtu, ReadState, StreamId};
-use longhaul::units::{BitRate, ByteCount, Instant};
+use longhaul::rate::RateMode;
+use longhaul::units::{BitRate, ByteCount, Instant, Weight};
 use longhaul::wan::{Link, LinkStats, Outage};
 
 use crate::agenda::Agenda;
@@ -33,6 +34,8 @@ pub struct ChannelRun {
     pub seed: u64,
     /// Greedy streams from A to B.
     pub streams: usize,
+    /// Their weights, in order; those beyond have the usual one.
+    pub weights: Vec<Weight>,
     /// Greedy streams from B to A.
     pub streams_back: usize,
     /// Streams open no earlier than this: until then the channel idles.
@@ -47,8 +50,8 @@ pub struct ChannelRun {
     pub duration: Duration,
     /// Goodput is measured from here on (start-up is reported apart).
     pub settle: Duration,
-    /// The operator's `rate`.
-    pub operator_rate: Option<BitRate>,
+    /// Who says how fast to send.
+    pub rate: RateMode,
     /// Whether the end of a burst may be sent twice.
     pub tail_copies: bool,
     /// How long both ends' datagrams may be.
@@ -74,6 +77,7 @@ impl ChannelRun {
             path,
             seed,
             streams: 1,
+            weights: Vec::new(),
             streams_back: 0,
             opens_at: Duration::ZERO,
             back_opens_at: Duration::ZERO,
@@ -81,7 +85,7 @@ impl ChannelRun {
             bytes: None,
             duration: Duration::from_secs(10),
             settle: Duration::from_secs(5),
-            operator_rate: None,
+            rate: RateMode::default(),
             tail_copies: true,
             path_mtu: PathMtu::Fixed(1500),
             mtu_changes: Vec::new(),
@@ -282,7 +286,7 @@ impl<'a> Rig<'a> {
         let lines = run.path.links(run.seed);
         let side = |end: End| {
             let mut config = end.channel_config(run.path_mtu);
-            config.rate = run.operator_rate;
+            config.rate = run.rate;
             config.tail_copies = run.tail_copies;
             let mut line = lines[end.index()].clone();
             for (from, until) in &run.outages {
@@ -439,6 +443,9 @@ impl<'a> Rig<'a> {
         let side = &mut self.sides[end.index()];
         while side.to_open > 0 {
             let id = side.channel.open().expect("an up channel with a free table opens streams");
+            if let Some(weight) = self.run.weights.get(side.outgoing.len()).filter(|_| end == End::A) {
+                side.channel.set_weight(id, *weight);
+            }
             let pattern = pattern_of(seed, end, id);
             side.outgoing.insert(id, Outgoing { pattern, written: 0, finished: false });
             side.to_open -= 1;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use longhaul::rate::RateMode;
 use longhaul::units::BitRate;
 use longhaul::wan::Jitter;
 
@@ -55,7 +56,8 @@ fn a_direction_that_has_carried_only_acks_and_credit_comes_up_at_once() {
 #[test]
 fn the_operator_s_rate_is_never_exceeded() {
     let mut spec = ChannelRun::new(mid_path(), 1);
-    (spec.operator_rate, spec.duration, spec.settle) = (Some(BitRate::from_mbps(40)), 4 * SECOND, SECOND);
+    spec.rate = RateMode::Fair { cap: Some(BitRate::from_mbps(40)) };
+    (spec.duration, spec.settle) = (4 * SECOND, SECOND);
     let outcome = run(&spec);
     let sent = BitRate::from_transfer(outcome.stats.bytes_sent, 4 * SECOND);
     assert!(sent <= BitRate::from_mbps(41), "{sent}");

@@ -6,11 +6,13 @@
 //! values of the matrix, comma-separated; `SIM_BURST` = mean length of a loss burst; `SIM_QUEUE` = queue in BDP;
 //! `SIM_SECONDS`, `SIM_SETTLE`, `SIM_STREAMS`, `SIM_BACK` (streams from B to A), `SIM_SEED`;
 //! `SIM_OPENS_AT` = milliseconds that the channel idles first, `SIM_GREETING` = that it then
-//! carries a few bytes only, as while a flow is opened; `SIM_OPERATOR_RATE` (Mbps) = the operator's cap;
+//! carries a few bytes only, as while a flow is opened; `SIM_OPERATOR_RATE` (Mbps) = the operator's cap, or with
+//! `SIM_RATE_MODE=fixed` the pace;
 //! `SIM_LOAD` = `none`, `light` or `heavy`: how busy the machines are; `SIM_TRACE` = a line of gauges every so many milliseconds.
 
 use std::time::{Duration, Instant as WallInstant};
 
+use longhaul::rate::RateMode;
 use longhaul::units::BitRate;
 use longhaul::wan::Jitter;
 
@@ -105,7 +107,11 @@ fn configured(path: PathSpec) -> ChannelRun {
     spec.opens_at = Duration::from_millis(settings::value("SIM_OPENS_AT", 0));
     spec.greeting = Duration::from_millis(settings::value("SIM_GREETING", 0));
     let operator_rate: Vec<u64> = settings::list("SIM_OPERATOR_RATE", &[]);
-    spec.operator_rate = operator_rate.first().copied().map(BitRate::from_mbps);
+    let operator_rate = operator_rate.first().copied().map(BitRate::from_mbps);
+    spec.rate = match settings::value("SIM_RATE_MODE", "fair".to_owned()).as_str() {
+        "fixed" => RateMode::Fixed { rate: operator_rate.expect("SIM_OPERATOR_RATE") },
+        _ => RateMode::Fair { cap: operator_rate },
+    };
     spec.load = Load::named(&settings::value("SIM_LOAD", "none".to_owned()));
     let trace: Vec<u64> = settings::list("SIM_TRACE", &[]);
     spec.trace = trace.first().copied().map(Duration::from_millis);

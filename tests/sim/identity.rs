@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use longhaul::channel::{ChannelConfig, PathMtu};
+use longhaul::rate::RateMode;
 use snow::params::DHChoice;
 use snow::resolvers::{CryptoResolver, DefaultResolver};
 
@@ -64,7 +65,7 @@ impl End {
             tail_copies: true,
             peer_address: Some(self.other().address()),
             path_mtu,
-            rate: None,
+            rate: RateMode::default(),
         }
     }
 

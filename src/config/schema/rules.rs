@@ -4,6 +4,7 @@ use crate::config::fields::{Field, Key, Kind, Section};
 use crate::config::node::Node;
 use crate::config::report::{Findings, Place, quoted};
 use crate::rules::{Action, Compression, Finding, Hosts, PortRange, Rule, Rules, Subnet};
+use crate::units::Weight;
 
 /// Far beyond any list a person keeps; verdicts are linear in it.
 const RULES_MAX: usize = 1_000;
@@ -11,6 +12,7 @@ const RULES_MAX: usize = 1_000;
 const ITEMS_MAX: usize = 1_000;
 /// The longest subnet is 43 characters; longer texts are not worth repeating in a message.
 const ITEM_LEN_MAX: usize = 64;
+const WEIGHT_RANGE: std::ops::RangeInclusive<i128> = Weight::MIN.as_u8() as i128..=Weight::MAX.as_u8() as i128;
 
 pub(super) static RULE: Kind = Kind {
     name: "a rule",
@@ -23,6 +25,7 @@ pub(super) static RULE: Kind = Kind {
         Key { name: "vlan", example: "vlan: 80" },
         Key { name: "action", example: "action: accelerate or action: bypass" },
         Key { name: "compression", example: "compression: auto or compression: off" },
+        Key { name: "weight", example: "weight: 20" },
     ],
 };
 
@@ -100,13 +103,27 @@ fn read_rule(section: &Section<'_>, findings: &mut Findings) -> Option<Rule> {
         Some(field) => field.word(&[("auto", Compression::Auto), ("off", Compression::Off)], findings),
         None => Some(Compression::Auto),
     };
+    let weight = match section.optional("weight") {
+        Some(field) => {
+            let weight = field.whole(WEIGHT_RANGE, findings);
+            weight.and_then(|weight| u8::try_from(weight).ok()).and_then(Weight::new)
+        }
+        None => Some(Weight::default()),
+    };
     let action = section.required("action", findings).and_then(|field| {
-        let accelerate = compression.map(|compression| Action::Accelerate { compression });
+        let accelerate =
+            compression.zip(weight).map(|(compression, weight)| Action::Accelerate { compression, weight });
         field.word(&[("accelerate", accelerate), ("bypass", Some(Action::Bypass))], findings).flatten()
     });
-    if let (Some(Action::Bypass), Some(field)) = (action, section.optional("compression")) {
-        findings.error(&field.place.key(), "means nothing where action is bypass; delete it");
-        return None;
+    if action == Some(Action::Bypass) {
+        let idle = ["compression", "weight"].map(|key| section.optional(key));
+        let is_clean = idle.iter().all(Option::is_none);
+        for field in idle.into_iter().flatten() {
+            findings.error(&field.place.key(), "means nothing where action is bypass; delete it");
+        }
+        if !is_clean {
+            return None;
+        }
     }
     Some(Rule { name: name?, hosts: hosts?, ports: ports?, vlan: vlan?, action: action? })
 }
