@@ -14,6 +14,12 @@ const START_GAIN: u64 = 277;
 const FOLLOW_GAIN: u64 = 160;
 /// Drains what acceleration has queued.
 const DRAIN_GAIN: u64 = 50;
+/// Drains a queue that stands because the path has become slower: it is deep, and the path stays busy with it.
+const DEEP_DRAIN_GAIN: u64 = 25;
+/// The path has become slower where two rounds in a row, three where the RTT is shorter than machines may pause, delivered less than this share, in percent, of the estimate and of
+/// what was offered.
+const SLOWER: u64 = 75;
+const SLOWER_PAUSE: Duration = Duration::from_millis(20);
 const UP_GAIN: u64 = 120;
 /// The same of a sender that is too late for a part of its pace: what counts is what leaves.
 const UP_GAIN_MAX: u64 = 160;
@@ -165,6 +171,8 @@ pub struct Controller {
     answered: u64,
     low_acked: u64,
     low_lost: u64,
+    /// Both when the last probe began.
+    low_before_probe: (u64, u64),
     cruise_rounds: u32,
 }
 
@@ -197,6 +205,7 @@ impl Controller {
             answered: 0,
             low_acked: 0,
             low_lost: 0,
+            low_before_probe: (0, 0),
             cruise_rounds: 3,
         }
     }
@@ -340,6 +349,9 @@ impl Controller {
         if let Some(rtt) = rtt {
             self.queue.on_round(now, rtt);
             self.standing_rounds = if self.queue.is_standing() { self.standing_rounds + 1 } else { 0 };
+        }
+        if matches!(self.phase, Phase::Cruise | Phase::Up | Phase::Down) && self.follow_down(now) {
+            return;
         }
         match self.phase {
             Phase::Accelerate => self.on_round_accelerating(now, &span, app_limited, report.in_flight),
@@ -511,6 +523,27 @@ impl Controller {
         false
     }
 
+    /// The path has become slower for all to see: its queue is deep, and two rounds in a row delivered far less than was
+    /// offered. No moment to wait for the end of a probe or for averages, as rounds last the longer the deeper the queue.
+    fn follow_down(&mut self, now: Instant) -> bool {
+        let count = if self.queue.min_rtt() < SLOWER_PAUSE { 3 } else { 2 };
+        let (Some(seen), Some(best)) = (self.rounds.last(count), self.rounds.best(1, count)) else { return false };
+        let deep = (self.queue.min_rtt() / 2).max(4 * self.queue.target());
+        if self.queue.rise() < deep || best >= self.rate.percent(SLOWER) || best >= self.offered(&seen).percent(SLOWER)
+        {
+            return false;
+        }
+        self.rate = seen.delivered;
+        self.rounds.forget();
+        // The RTT has varied by this queue, which is no jitter, and what was lost since the last probe began may have
+        // overflowed it.
+        self.queue.forget_noise();
+        (self.low_acked, self.low_lost) = self.low_before_probe;
+        self.standing_rounds = 0;
+        self.enter(now, Phase::Drain, DEEP_DRAIN_GAIN);
+        true
+    }
+
     /// What the path has shown of its rate in the last `rounds`, which came to `mean`, where it was the limit. A busy
     /// machine lowers their mean, so the best counts; where the RTT varies by itself, a single round proves nothing.
     fn shown(&self, mean: &Span, rounds: usize) -> BitRate {
@@ -611,6 +644,9 @@ impl Controller {
 
     fn enter(&mut self, now: Instant, phase: Phase, gain: u64) {
         self.accelerated |= self.phase == Phase::Accelerate;
+        if phase == Phase::Up {
+            self.low_before_probe = (self.low_acked, self.low_lost);
+        }
         self.phase = phase;
         self.gain = gain;
         self.phase_since = now;
