@@ -125,6 +125,11 @@ impl SentPackets {
         self.in_flight
     }
 
+    /// Bytes of memory held.
+    pub(super) fn memory(&self) -> usize {
+        self.packets.capacity() * size_of::<Sent>()
+    }
+
     /// Notes a datagram that leaves; `eliciting` ones expect an ack and count as in flight.
     pub(super) fn on_sent(
         &mut self,

@@ -637,4 +637,9 @@ impl Session {
     pub(super) fn unused_credit(&self) -> ByteCount {
         self.pacer.unused()
     }
+
+    /// Memory of stream buffers and of the record of what is under way.
+    pub(super) fn memory(&self) -> ByteCount {
+        ByteCount::from(self.streams.memory() + self.sent.memory())
+    }
 }

@@ -71,7 +71,7 @@ pub struct ChannelStats {
     pub peer_version: Option<u8>,
     /// Streams open.
     pub streams: usize,
-    /// Memory of stream buffers.
+    /// Memory of stream buffers and of the record of datagrams under way.
     pub memory: ByteCount,
     /// Undelivered stream bytes: written, and not yet consumed by the far appliance.
     pub backlog: ByteCount,
@@ -118,7 +118,7 @@ impl Channel {
             other_version: admission.other_version,
             peer_version: admission.version_seen.filter(|_| !self.is_up()),
             streams: session.map_or(0, |session| session.streams.len()),
-            memory: ByteCount::from(session.map_or(0, |session| session.streams.memory())),
+            memory: session.map_or(ByteCount::ZERO, Session::memory),
             backlog: ByteCount::new(session.map_or(0, |session| session.streams.backlog())),
         }
     }
