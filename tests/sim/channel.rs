@@ -123,6 +123,10 @@ pub struct ChannelOutcome {
     pub queue_mean: Duration,
     /// The largest of these.
     pub queue_max: Duration,
+    /// The largest that stood: the least of a window of one RTT (50 ms at least), the most of all windows.
+    pub queue_standing: Duration,
+    /// Most memory that either channel held.
+    pub memory_max: ByteCount,
     /// Largest backlog gauge of A.
     pub backlog_max: ByteCount,
     /// Largest in-flight gauge of A.
@@ -131,6 +135,8 @@ pub struct ChannelOutcome {
     pub per_stream: Vec<u64>,
     /// Delivered bytes of both directions by bins of 10 ms (A to B).
     pub bins: Vec<u64>,
+    /// The longest wait that A's datagrams met, by the same bins.
+    pub queue_bins: Vec<Duration>,
     /// The line from A to B.
     pub line: LinkStats,
     /// A's own counters at the end.
@@ -145,6 +151,12 @@ impl ChannelOutcome {
         let bin = |at: Duration| (at.as_nanos() / BIN.as_nanos()) as usize;
         let range = bin(from).min(self.bins.len())..bin(until).min(self.bins.len());
         BitRate::from_transfer(ByteCount::new(self.bins[range].iter().sum()), until - from)
+    }
+
+    /// For how long in `from..until` the queue was longer than `limit`.
+    pub fn queue_above(&self, limit: Duration, from: Duration, until: Duration) -> Duration {
+        let bin = |at: Duration| (at.as_nanos() / BIN.as_nanos()) as usize;
+        BIN * self.queue_bins[bin(from)..bin(until)].iter().filter(|wait| **wait > limit).count() as u32
     }
 }
 
@@ -180,6 +192,7 @@ struct Side {
     delivered: u64,
     backlog_max: ByteCount,
     in_flight_max: ByteCount,
+    memory_max: ByteCount,
 }
 
 /// What the path does next.
@@ -202,6 +215,7 @@ struct Rig<'a> {
     transmit: Vec<u8>,
     chunk: Vec<u8>,
     bins: Vec<u64>,
+    queue_bins: Vec<Duration>,
     back_after_settle: u64,
     after_settle: u64,
     up_at: Option<Instant>,
@@ -210,6 +224,7 @@ struct Rig<'a> {
     queue_sum: Duration,
     queue_samples: u32,
     queue_max: Duration,
+    standing: Standing,
 }
 
 /// Runs it.
@@ -306,11 +321,13 @@ impl<'a> Rig<'a> {
                 delivered: 0,
                 backlog_max: ByteCount::ZERO,
                 in_flight_max: ByteCount::ZERO,
+                memory_max: ByteCount::ZERO,
             }
         };
         let mut wakes =
             [run.opens_at, run.opens_at + run.greeting, run.back_opens_at].map(|at| Instant::ZERO + at).to_vec();
         wakes.sort_by_key(|&at| std::cmp::Reverse(at));
+        let bins = (run.duration.as_nanos() / BIN.as_nanos()) as usize + 1;
         Rig {
             run,
             now: Instant::ZERO,
@@ -320,7 +337,8 @@ impl<'a> Rig<'a> {
             spare: Vec::new(),
             transmit: Vec::new(),
             chunk: vec![0; CHUNK],
-            bins: vec![0; (run.duration.as_nanos() / BIN.as_nanos()) as usize + 1],
+            bins: vec![0; bins],
+            queue_bins: vec![Duration::ZERO; bins],
             back_after_settle: 0,
             after_settle: 0,
             up_at: None,
@@ -328,6 +346,7 @@ impl<'a> Rig<'a> {
             queue_sum: Duration::ZERO,
             queue_samples: 0,
             queue_max: Duration::ZERO,
+            standing: Standing::new(run.path.rtt),
         }
     }
 
@@ -378,11 +397,17 @@ impl<'a> Rig<'a> {
     /// The path takes a datagram.
     fn offer(&mut self, from: End, datagram: Vec<u8>) {
         let side = &mut self.sides[from.index()];
-        if from == End::A && self.now - Instant::ZERO >= self.run.settle {
+        let at = self.now - Instant::ZERO;
+        if from == End::A {
             let wait = side.line.queue_delay(self.now);
-            self.queue_sum += wait;
-            self.queue_samples += 1;
-            self.queue_max = self.queue_max.max(wait);
+            let bin = &mut self.queue_bins[(at.as_nanos() / BIN.as_nanos()) as usize];
+            *bin = wait.max(*bin);
+            if at >= self.run.settle {
+                self.queue_sum += wait;
+                self.queue_samples += 1;
+                self.queue_max = self.queue_max.max(wait);
+                self.standing.on_wait(self.now, wait);
+            }
         }
         match side.line.offer(self.now, (datagram.len() + DATAGRAM_OVERHEAD) as u32).delivery() {
             Some(at) => self.agenda.push(at, Delivery::Due(from.other(), datagram)),
@@ -478,12 +503,10 @@ impl<'a> Rig<'a> {
                 }
             }
         }
-        let stats_due = side.outgoing.is_empty();
-        if !stats_due {
-            let stats = side.channel.stats();
-            side.backlog_max = side.backlog_max.max(stats.backlog);
-            side.in_flight_max = side.in_flight_max.max(stats.bytes_in_flight);
-        }
+        let stats = side.channel.stats();
+        side.memory_max = side.memory_max.max(stats.memory);
+        side.backlog_max = side.backlog_max.max(stats.backlog);
+        side.in_flight_max = side.in_flight_max.max(stats.bytes_in_flight);
     }
 
     fn read(&mut self, end: End, id: StreamId) {
@@ -623,14 +646,46 @@ impl<'a> Rig<'a> {
             declared_lost: share(stats.datagrams_lost, stats.datagrams_sent),
             queue_mean: self.queue_sum.checked_div(self.queue_samples).unwrap_or_default(),
             queue_max: self.queue_max,
+            queue_standing: self.standing.worst,
+            memory_max: a.memory_max.max(b.memory_max),
             backlog_max: a.backlog_max,
             in_flight_max: a.in_flight_max,
             per_stream: b.incoming.values().map(|stream| stream.consumed).collect(),
             bins: self.bins,
+            queue_bins: self.queue_bins,
             line: a.line.stats(),
             stats,
             steps,
         }
+    }
+}
+
+/// Finds the largest queue that stands: probes and bursts come and go within an RTT, a queue that does not is a standing
+/// one.
+pub struct Standing {
+    window: Duration,
+    since: Instant,
+    least: Duration,
+    /// The largest so far.
+    pub worst: Duration,
+}
+
+impl Standing {
+    /// Over a path with this RTT.
+    pub fn new(rtt: Duration) -> Self {
+        let window = rtt.max(Duration::from_millis(50));
+        Standing { window, since: Instant::ZERO, least: Duration::MAX, worst: Duration::ZERO }
+    }
+
+    /// A datagram meets a queue of this length.
+    pub fn on_wait(&mut self, now: Instant, wait: Duration) {
+        if now - self.since >= self.window {
+            if self.least < Duration::MAX {
+                self.worst = self.worst.max(self.least);
+            }
+            (self.since, self.least) = (now, Duration::MAX);
+        }
+        self.least = self.least.min(wait);
     }
 }
 

@@ -7,13 +7,13 @@
 //! `SIM_SECONDS`, `SIM_SETTLE`, `SIM_STREAMS`, `SIM_BACK` (streams from B to A), `SIM_SEED`;
 //! `SIM_OPENS_AT` = milliseconds that the channel idles first, `SIM_GREETING` = that it then
 //! carries a few bytes only, as while a flow is opened; `SIM_OPERATOR_RATE` (Mbps) = the operator's cap, or with
-//! `SIM_RATE_MODE=fixed` the pace;
+//! `SIM_RATE_MODE=fixed` the pace; `SIM_CHANGE` = `seconds:Mbps` of changes of the line's rate;
 //! `SIM_LOAD` = `none`, `light` or `heavy`: how busy the machines are; `SIM_TRACE` = a line of gauges every so many milliseconds.
 
 use std::time::{Duration, Instant as WallInstant};
 
 use longhaul::rate::RateMode;
-use longhaul::units::BitRate;
+use longhaul::units::{BitRate, ByteCount};
 use longhaul::wan::Jitter;
 
 use crate::channel::{ChannelOutcome, ChannelRun, run};
@@ -76,15 +76,18 @@ fn print_table(title: &str, cells: impl Iterator<Item = PathSpec>) {
         "back",
         "up ms",
         "to 90 % ms",
+        "% of bar",
         "resent %",
         "excess %",
         "declared lost %",
         "spurious %",
         "queue mean ms",
+        "standing ms",
         "queue max ms",
         "dropped",
         "backlog",
         "in flight",
+        "memory % of bar",
         "steps",
         "wall s",
     ];
@@ -112,6 +115,14 @@ fn configured(path: PathSpec) -> ChannelRun {
         "fixed" => RateMode::Fixed { rate: operator_rate.expect("SIM_OPERATOR_RATE") },
         _ => RateMode::Fair { cap: operator_rate },
     };
+    spec.rate_changes = settings::list::<String>("SIM_CHANGE", &[])
+        .iter()
+        .map(|change| {
+            let (at, mbps) = change.split_once(':').expect("SIM_CHANGE: seconds:Mbps");
+            let at = Duration::from_secs_f64(at.parse().expect("SIM_CHANGE: seconds"));
+            (at, BitRate::from_mbps(mbps.parse().expect("SIM_CHANGE: Mbps")))
+        })
+        .collect();
     spec.load = Load::named(&settings::value("SIM_LOAD", "none".to_owned()));
     let trace: Vec<u64> = settings::list("SIM_TRACE", &[]);
     spec.trace = trace.first().copied().map(Duration::from_millis);
@@ -121,6 +132,7 @@ fn configured(path: PathSpec) -> ChannelRun {
 fn print_row(spec: &ChannelRun, outcome: &ChannelOutcome, wall: Duration) {
     let path = &spec.path;
     let of = |part: BitRate, whole: BitRate| 100.0 * part.as_bps() as f64 / whole.as_bps() as f64;
+    let of_bytes = |part: ByteCount, whole: ByteCount| 100.0 * part.as_u64() as f64 / whole.as_u64() as f64;
     let ms = |time: Duration| time.as_secs_f64() * 1e3;
     let optional = |time: Option<Duration>| time.map_or("never".to_owned(), |time| format!("{:.0}", ms(time)));
     let cells = [
@@ -130,15 +142,20 @@ fn print_row(spec: &ChannelRun, outcome: &ChannelOutcome, wall: Duration) {
         outcome.goodput_back.to_string(),
         optional(outcome.handshake),
         optional(outcome.time_to_90),
+        outcome
+            .time_to_90
+            .map_or("-".to_owned(), |time| format!("{:.0}", 100.0 * time.div_duration_f64(path.time_bar()))),
         format!("{:.3}", outcome.retransmitted * 100.0),
         format!("{:.3}", (outcome.retransmitted - path.loss_share()) * 100.0),
         format!("{:.3}", outcome.declared_lost * 100.0),
         format!("{:.4}", outcome.spurious * 100.0),
         format!("{:.2}", ms(outcome.queue_mean)),
+        format!("{:.2}", ms(outcome.queue_standing)),
         format!("{:.2}", ms(outcome.queue_max)),
         outcome.line.queue_full.to_string(),
         outcome.backlog_max.to_string(),
         outcome.in_flight_max.to_string(),
+        format!("{:.0}", of_bytes(outcome.memory_max, path.memory_bar())),
         outcome.steps.to_string(),
         format!("{:.1}", wall.as_secs_f64()),
     ];

@@ -75,6 +75,16 @@ impl PathSpec {
         BitRate::from_bps((self.rate().as_bps() as f64 * 1440.0 / 1514.0 * (1.0 - self.loss_share())) as u64)
     }
 
+    /// A session should have 90 % of the ceiling after this: 10 RTT and 100 ms.
+    pub fn time_bar(&self) -> Duration {
+        self.rtt * 10 + Duration::from_millis(100)
+    }
+
+    /// A session should need no more memory than this: 3 BDP and 8 MiB.
+    pub fn memory_bar(&self) -> ByteCount {
+        ByteCount::new(3 * self.rate().bytes_in(self.rtt).as_u64() + 8 * 1024 * 1024)
+    }
+
     /// The two directions, A to B first.
     pub fn links(&self, seed: u64) -> [Link; 2] {
         Path::symmetric(self.link.clone(), seed).expect("a path of a test can be").into_links()

@@ -1,0 +1,313 @@
+//! One bottleneck for several senders: sessions of our own, and CUBIC senders beside them.
+//!
+//! `cargo test --release --test sim -- --ignored sharing_table --nocapture` prints the whole table.
+
+use std::time::Duration;
+
+use longhaul::channel::{Channel, Event, PathMtu, StreamId};
+use longhaul::units::{BitRate, ByteCount, Instant};
+use longhaul::wan::Link;
+
+use crate::agenda::Agenda;
+use crate::cubic::{Cubic, PACKET};
+use crate::identity::End;
+use crate::path::{DATAGRAM_OVERHEAD, PathSpec};
+use crate::settings;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+/// Wire bytes of a bare acknowledgement.
+const ACK: u32 = 66;
+/// Bytes written and read at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// Who shares what, and from when on.
+#[derive(Clone, Debug)]
+struct Sharing {
+    path: PathSpec,
+    seed: u64,
+    /// When each session begins.
+    sessions: Vec<Duration>,
+    /// When each CUBIC sender begins.
+    cubics: Vec<Duration>,
+    /// Measured from here on.
+    settle: Duration,
+    duration: Duration,
+    /// Print a line of gauges this often.
+    trace: Option<Duration>,
+}
+
+/// What each had of the line while it was measured, wire bytes per second.
+#[derive(Debug)]
+struct Parts {
+    sessions: Vec<BitRate>,
+    cubics: Vec<BitRate>,
+    queue_mean: Duration,
+}
+
+impl Parts {
+    fn all(&self) -> impl Iterator<Item = f64> {
+        self.sessions.iter().chain(&self.cubics).map(|rate| rate.as_bps() as f64)
+    }
+
+    /// Jain's index: 1 where all have the same.
+    fn jain(&self) -> f64 {
+        let (sum, squares): (f64, f64) = (self.all().sum(), self.all().map(|part| part * part).sum());
+        sum * sum / (self.all().count() as f64 * squares)
+    }
+}
+
+/// One session: both of its channels.
+struct Session {
+    begins: Duration,
+    channels: [Channel; 2],
+    deadlines: [Option<Instant>; 2],
+    stream: Option<StreamId>,
+    delivered: u64,
+    before: u64,
+}
+
+enum Crossing {
+    Datagram(usize, End, Vec<u8>),
+    Packet(usize, u64),
+    Ack(usize, u64),
+}
+
+struct Rig {
+    now: Instant,
+    lines: [Link; 2],
+    sessions: Vec<Session>,
+    cubics: Vec<(Duration, Cubic)>,
+    agenda: Agenda<Crossing>,
+    chunk: Vec<u8>,
+    transmit: Vec<u8>,
+}
+
+fn run(spec: &Sharing) -> Parts {
+    let session = |(number, begins): (usize, &Duration)| {
+        let at = Instant::ZERO + *begins;
+        let channel =
+            |end: End| Channel::new(end.channel_config(PathMtu::Fixed(1500)), at, end.seed(spec.seed, number as u64));
+        Session {
+            begins: *begins,
+            channels: End::BOTH.map(channel),
+            deadlines: [Some(at); 2],
+            stream: None,
+            delivered: 0,
+            before: 0,
+        }
+    };
+    let mut rig = Rig {
+        now: Instant::ZERO,
+        lines: spec.path.links(spec.seed),
+        sessions: spec.sessions.iter().enumerate().map(session).collect(),
+        cubics: spec.cubics.iter().map(|begins| (*begins, Cubic::new(Instant::ZERO + *begins))).collect(),
+        agenda: Agenda::default(),
+        chunk: vec![0; CHUNK],
+        transmit: Vec::new(),
+    };
+    while rig.now < Instant::ZERO + spec.settle {
+        rig.run_to(rig.now + spec.trace.unwrap_or(spec.settle));
+        if spec.trace.is_some() {
+            rig.print_trace();
+        }
+    }
+    let before: Vec<u64> = rig.cubics.iter().map(|(_, cubic)| cubic.delivered).collect();
+    rig.sessions.iter_mut().for_each(|session| session.before = session.delivered);
+    let (mut queue, mut samples) = (Duration::ZERO, 0);
+    while rig.now < Instant::ZERO + spec.duration {
+        rig.run_to(rig.now + MS);
+        queue += rig.lines[0].queue_delay(rig.now);
+        samples += 1;
+    }
+    let lasts = spec.duration - spec.settle;
+    let rate = |bytes: u64| BitRate::from_transfer(ByteCount::new(bytes), lasts);
+    Parts {
+        sessions: rig.sessions.iter().map(|session| rate((session.delivered - session.before) * 1514 / 1440)).collect(),
+        cubics: rig
+            .cubics
+            .iter()
+            .zip(before)
+            .map(|((_, c), then)| rate((c.delivered - then) * u64::from(PACKET)))
+            .collect(),
+        queue_mean: queue / samples,
+    }
+}
+
+impl Rig {
+    fn run_to(&mut self, until: Instant) {
+        loop {
+            let own = self.sessions.iter().flat_map(|session| session.deadlines).flatten();
+            let cubics =
+                self.cubics.iter().map(|(begins, cubic)| cubic.poll_timeout().unwrap_or(Instant::ZERO + *begins));
+            let next = own.chain(cubics).chain(self.agenda.next_at()).min().map_or(until, |at| at.max(self.now));
+            if next >= until {
+                self.now = until;
+                return;
+            }
+            self.now = next;
+            self.step();
+        }
+    }
+
+    fn print_trace(&self) {
+        print!("{:>7.3} s, queue {:>6.2?}:", self.now.as_micros() as f64 / 1e6, self.lines[0].queue_delay(self.now));
+        for session in &self.sessions {
+            let stats = session.channels[0].stats();
+            let phase = stats.phase.map_or_else(String::new, |phase| format!("{phase:?}"));
+            let (rate, sees) = (stats.delivery_rate.as_bps() as f64 / 1e6, stats.queue.as_secs_f64() * 1e3);
+            let (min, own) = (stats.min_rtt.unwrap_or_default(), stats.own_loss_permille);
+            print!(
+                " | {rate:>5.1} x{:.2} {phase:.5} min {:.1} sees {sees:.1} own {own}",
+                stats.pacing_rate.as_bps() as f64 / 1e6 / rate,
+                min.as_secs_f64() * 1e3
+            );
+        }
+        println!();
+    }
+
+    fn step(&mut self) {
+        let now = self.now;
+        while let Some(crossing) = self.agenda.pop_due(now) {
+            match crossing {
+                Crossing::Datagram(at, to, mut datagram) => {
+                    self.sessions[at].channels[to.index()].handle_datagram(now, to.other().address(), &mut datagram);
+                    self.pump(at, to);
+                }
+                Crossing::Packet(at, number) => {
+                    if let Some(due) = self.lines[1].offer(now, ACK).delivery() {
+                        self.agenda.push(due, Crossing::Ack(at, number));
+                    }
+                }
+                Crossing::Ack(at, number) => {
+                    self.cubics[at].1.on_ack(now, number);
+                    self.send_cubic(at);
+                }
+            }
+        }
+        for at in 0..self.sessions.len() {
+            for end in End::BOTH {
+                if self.sessions[at].deadlines[end.index()].is_some_and(|due| due <= now) {
+                    self.sessions[at].channels[end.index()].handle_timeout(now);
+                    self.pump(at, end);
+                }
+            }
+        }
+        for at in 0..self.cubics.len() {
+            let (begins, cubic) = &mut self.cubics[at];
+            if cubic.poll_timeout().unwrap_or(Instant::ZERO + *begins) <= now {
+                cubic.on_timeout(now);
+                self.send_cubic(at);
+            }
+        }
+    }
+
+    fn send_cubic(&mut self, at: usize) {
+        while let Some(number) = self.cubics[at].1.poll(self.now) {
+            if let Some(due) = self.lines[0].offer(self.now, PACKET).delivery() {
+                self.agenda.push(due, Crossing::Packet(at, number));
+            }
+        }
+    }
+
+    /// Events, reads, writes and datagrams of one end, until it has nothing more to say.
+    fn pump(&mut self, at: usize, end: End) {
+        let now = self.now;
+        let session = &mut self.sessions[at];
+        let channel = &mut session.channels[end.index()];
+        loop {
+            while let Some(event) = channel.poll_event() {
+                match event {
+                    Event::Up if end == End::A => session.stream = channel.open(),
+                    Event::Readable(id) => loop {
+                        let len = channel.peek(id, &mut self.chunk);
+                        channel.consume(id, len);
+                        session.delivered += len as u64;
+                        if len < CHUNK {
+                            break;
+                        }
+                    },
+                    Event::Down(reason) => panic!("session {at} lost at {now:?}: {reason:?}"),
+                    _ => {}
+                }
+            }
+            if let Some(id) = session.stream.filter(|_| end == End::A) {
+                while channel.write(id, &self.chunk[..channel.writable(id).clamp(1, CHUNK)]) > 1 {}
+            }
+            let mut any = false;
+            loop {
+                self.transmit.clear();
+                let Some(batch) = channel.poll_transmit(now, &mut self.transmit) else { break };
+                any = true;
+                for datagram in self.transmit.chunks(batch.segment_size) {
+                    let wire = (datagram.len() + DATAGRAM_OVERHEAD) as u32;
+                    if let Some(due) = self.lines[end.index()].offer(now, wire).delivery() {
+                        self.agenda.push(due, Crossing::Datagram(at, end.other(), datagram.to_vec()));
+                    }
+                }
+            }
+            if !any {
+                break;
+            }
+        }
+        session.deadlines[end.index()] = channel.poll_timeout().map(|due| due.max(Instant::ZERO + session.begins));
+    }
+}
+
+/// `sessions` that begin within the first second, over `path` for 30 s, measured over the last 20.
+fn sharing(path: PathSpec, sessions: u32) -> Sharing {
+    let sessions = (0..sessions).map(|number| 170 * MS * number).collect();
+    Sharing { path, seed: 1, sessions, cubics: Vec::new(), settle: 10 * SECOND, duration: 30 * SECOND, trace: None }
+}
+
+fn path(mbps: u64, rtt_ms: u32, queue_bdp: f64) -> PathSpec {
+    PathSpec::new(BitRate::from_mbps(mbps), rtt_ms * MS, queue_bdp)
+}
+
+#[test]
+#[ignore = "prints a table for the engineer"]
+fn sharing_table() {
+    let mbps = settings::value("SIM_RATE", 100);
+    let rtts: Vec<u32> = settings::list("SIM_RTT", &[12, 50]);
+    let counts: Vec<u32> = settings::list("SIM_SESSIONS", &[2, 4, 8]);
+    let queues: Vec<f64> = settings::list("SIM_QUEUE", &[0.5, 1.0, 2.0]);
+    let cubics: u32 = settings::value("SIM_CUBICS", 0);
+    let late: Vec<u32> = settings::list("SIM_LATE", &[]);
+    println!("| RTT ms | buffer BDP | sessions | Jain | least / fair | CUBIC / fair | line % | queue ms | parts |");
+    println!("|{}", "---:|".repeat(9));
+    for &rtt in &rtts {
+        for &queue in &queues {
+            for &count in &counts {
+                let mut spec = sharing(path(mbps, rtt, queue), count);
+                spec.cubics = (0..cubics).map(|number| SECOND * (1 + number)).collect();
+                spec.trace = settings::list("SIM_TRACE", &[]).first().map(|&millis: &u32| MS * millis);
+                spec.seed = settings::value("SIM_SEED", 1);
+                if let Some(seconds) = late.first() {
+                    *spec.sessions.last_mut().expect("some") = SECOND * *seconds;
+                    spec.settle = SECOND * (*seconds + 10);
+                    spec.duration = spec.settle + 20 * SECOND;
+                }
+                let parts = run(&spec);
+                let line: f64 = parts.all().sum();
+                let fair = spec.path.rate().as_bps() as f64 / parts.all().count() as f64;
+                let least = parts.sessions.iter().map(|rate| rate.as_bps()).min().unwrap_or_default() as f64;
+                let cubic = parts.cubics.iter().map(|rate| rate.as_bps()).min().map(|bps| bps as f64 / fair);
+                println!(
+                    "| {rtt} | {queue} | {count} | {:.3} | {:.2} | {} | {:.1} | {:.1} | {} |",
+                    parts.jain(),
+                    least / fair,
+                    cubic.map_or("-".to_owned(), |share| format!("{share:.2}")),
+                    100.0 * line / spec.path.rate().as_bps() as f64,
+                    parts.queue_mean.as_secs_f64() * 1e3,
+                    parts.all().map(|part| format!("{:.1}", part / 1e6)).collect::<Vec<_>>().join(" "),
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn two_sessions_share_a_line_evenly() {
+    let parts = run(&sharing(path(50, 12, 1.0), 2));
+    assert!(parts.jain() >= 0.95, "Jain {:.3}: {:?}", parts.jain(), parts.sessions);
+}
