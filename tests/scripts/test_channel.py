@@ -148,6 +148,7 @@ class Goals(unittest.TestCase):
         self.assertEqual(list(reached("outage", [row]).values()), [False])
         row = {**cell_row("longhaul"), "cpu_s_per_gb": {"send": 0.9, "receive": 0.71, "wanem": 5}}
         self.assertEqual(list(reached("cpu", [row]).values()), [True, False])
+        self.assertEqual(reached("cpu", [{**row, "profile": {"send": []}}]), {})
 
     def test_a_run_that_failed_is_a_goal_missed_and_stands_in_the_report(self):
         row = {"system": "longhaul", "cell": dict(zip(channel_figures.CELL, (RATE, 25, 0, 0))), "failure": "Failure: no | session"}
