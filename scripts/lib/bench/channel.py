@@ -207,9 +207,9 @@ def main():
         row = run()
         results["parts"][part].append(row)
         results["goals"] = [goal for part, rows in results["parts"].items() for goal in channel_goals.judged(part, rows)]
-        write_files(arguments.out, results, channel_report.report(results))
+        write_files(arguments.out, results, *channel_report.report(results))
         progress.finish(outcome(part, row))
-    print(channel_report.report(results))
+    print(channel_report.report(results)[0])
     return 1 if any("failure" in row for rows in results["parts"].values() for row in rows) else 0
 
 

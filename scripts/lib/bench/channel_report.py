@@ -1,6 +1,7 @@
 """The channel benchmark's report: for each part its goals, what fell short, and everything measured."""
 
 import channel_goals
+import plot
 from channel_figures import PAYLOAD, WIRE, cell_text
 from channel_goals import MIB, SIDES, cell_of
 from common import markdown_table
@@ -81,6 +82,22 @@ def change(rows):
             ]
 
     return rows_of(rows, head, lines)
+
+
+def change_plots(rows):
+    """File name to the goodput over each link's run, all systems in one plot."""
+    found = {}
+    for cell in dict.fromkeys(cell_of(row) for row in rows):
+        good = [row for row in rows if cell_of(row) == cell and "failure" not in row]
+        # The last interval is rarely whole.
+        series = [
+            (row["system"], [[(place + 1) / 10, mbps] for place, mbps in enumerate(row["throughput_mbps"][:-1])], len(row["throughput_mbps"]) / 10)
+            for row in good
+        ]
+        if series:
+            title = f"{cell_text(cell)}: the rate halves and doubles"
+            found[f"change-{cell[0]}-{cell[1]:g}.svg"] = plot.rates(title, "seconds since connecting", "Mbps that arrive", series)
+    return found
 
 
 OUTAGE = """\
@@ -167,6 +184,8 @@ PARTS = {"cells": (CELLS, cells), "change": (CHANGE, change), "outage": (OUTAGE,
 
 
 def report(results):
+    """report.md, and the plots by file name."""
+    plots = change_plots(results["parts"].get("change", []))
     about = results["about"]
     send_buffer = about["host_buffers"]["tcp_wmem"][2]
     said = [
@@ -187,6 +206,8 @@ def report(results):
         if goals:
             said += [goals, f"What fell short, and what the runs themselves say about it:\n\n{short}" if short else "All reached.\n"]
         said += ["### Everything measured\n", table(rows)]
+        if part == "change":
+            said += [f"![{name}]({name})\n" for name in plots]
     if results.get("left_out"):
         said += ["## Left out\n", "".join(f"- {why}\n" for why in results["left_out"])]
-    return "\n".join(said)
+    return "\n".join(said), plots

@@ -138,7 +138,7 @@ class Pings:
 
 def change_rate(lab, mbps):
     """Changes the emulator's rate; when that was, in seconds since its start."""
-    said = lab.run("change", "--rate", f"{mbps} Mbps")
+    said = lab.run("change", "--rate", f"{mbps} Mbps", gently=True)
     return float(re.search(r"changed at ([\d.]+) s", said)[1])
 
 
