@@ -263,7 +263,7 @@ fn rate_delay_and_loss_change_while_frames_flow_and_a_faulty_change_changes_noth
     let _guard = alone();
     let changes = Changes::new("flow");
     let file = changes.0.display();
-    let mut lab = Lab::new(&format!("--rate 80mbit --rtt 10ms --queue 60000 --changes {file} --trace 5ms"), "cubic");
+    let mut lab = Lab::new(&format!("--rate 80mbit --rtt 10ms --queue 400kB --changes {file} --trace 5ms"), "cubic");
     let (sender, receiver) = lab.udp_pair();
     let (begun, arrivals) = std::thread::scope(|scope| {
         let receiving = scope.spawn(|| receive_all(&receiver));
@@ -302,7 +302,7 @@ fn rate_delay_and_loss_change_while_frames_flow_and_a_faulty_change_changes_noth
     assert_eq!(report["b_to_a"]["link"]["loss_ppb"], 500_000_000);
     // Overfilled all the time, so the queue's least is near its most once it has filled.
     let least = report["a_to_b"]["trace"]["queue_min_bytes"].as_array().unwrap();
-    let full = least[100..700].iter().filter(|bytes| bytes.as_u64().unwrap() > 40_000).count();
+    let full = least[100..700].iter().filter(|bytes| bytes.as_u64().unwrap() > 250_000).count();
     assert!(full > 500, "{full} of 600 bins say that the queue was filled");
 }
 
