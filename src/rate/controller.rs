@@ -18,6 +18,12 @@ const UP_GAIN: u64 = 120;
 /// The same of a sender that is too late for a part of its pace: what counts is what leaves.
 const UP_GAIN_MAX: u64 = 160;
 const DOWN_GAIN: u64 = 90;
+/// Over a path shorter than a round a probe is longer and lower as well: its RTT and its deliveries are those of schedulers,
+/// and its buffers are often shallow.
+const SHORT_UP_GAIN: u64 = 110;
+const SHORT_UP_GAIN_MAX: u64 = 125;
+const SHORT_UP_ROUNDS: u32 = 2;
+const SHORT_FOLLOW_GAIN: u64 = 130;
 /// Where the RTT varies by itself, a probe is longer and lower: its answer is an average.
 const NOISY_UP_GAIN: u64 = 115;
 const NOISY_UP_ROUNDS: u32 = 3;
@@ -32,6 +38,8 @@ const GROWTH: u64 = 125;
 const BEHIND: u64 = 85;
 /// Excess over the estimate, in percent, that has to be offered before the answer to a probe counts.
 const PROBED: u64 = 108;
+/// The same over a path shorter than a round.
+const SHORT_PROBED: u64 = 105;
 /// Rounds without growth that end acceleration even when the path does not fall behind.
 const FLAT_ROUNDS: u32 = 3;
 /// Rounds without growth that end it in any case, as when the window or the far end is the limit.
@@ -341,6 +349,9 @@ impl Controller {
                 if self.queue.is_noisy() && self.phase_rounds < NOISY_UP_ROUNDS && !self.is_lossy(&span, OVERFLOW_MIN) {
                     return;
                 }
+                if self.is_short() && self.phase_rounds < SHORT_UP_ROUNDS {
+                    return;
+                }
                 if !self.follow(now, &span) {
                     self.raise(&span);
                     let gain = if self.queue.is_noisy() { NOISY_DOWN_GAIN } else { DOWN_GAIN };
@@ -459,10 +470,11 @@ impl Controller {
         let deep = self.queue.queue() > (self.queue.min_rtt() / 2).max(4 * self.queue.target());
         let seen = if noisy { self.rounds.last(MEAN_ROUNDS) } else { Some(*span) };
         if let Some(seen) = seen.filter(|_| deep)
-            && seen.delivered < self.offered(&seen).percent(90)
-            && seen.delivered < self.rate.percent(BEHIND)
+            && let Some(delivered) = if noisy { Some(seen.delivered) } else { self.rounds.best(1, 2) }
+            && delivered < self.offered(&seen).percent(90)
+            && delivered < self.rate.percent(BEHIND)
         {
-            self.rate = seen.delivered;
+            self.rate = delivered;
             self.rounds.forget();
             self.queue.forget();
             self.standing_rounds = 0;
@@ -471,7 +483,7 @@ impl Controller {
         }
         let standing = usize::try_from(self.standing_rounds).unwrap_or(MEAN_ROUNDS).min(MEAN_ROUNDS);
         let rounds = if noisy && standing > 0 { NOISY_ROUNDS - 1 } else { standing };
-        if rounds >= 2
+        if rounds >= if noisy { 2 } else { 3 }
             && !self.foreign_queue
             && let Some(mean) = self.rounds.last(rounds)
         {
@@ -479,7 +491,7 @@ impl Controller {
             // Less was offered because the window was full, not because the sender was late.
             let held = !noisy && in_flight.as_u64() * 100 > self.window().as_u64() * 90;
             if held || mean.delivered < offered.percent(98) || offered >= self.rate.percent(97) {
-                self.fall_to(mean.delivered, FALL);
+                self.fall_to(self.shown(&mean, rounds), FALL);
                 if noisy {
                     self.rounds.forget();
                     self.queue.forget();
@@ -490,10 +502,17 @@ impl Controller {
             && self.low_acked + self.low_lost >= LOSS_KNOWN
             && self.is_lossy(&mean, EXCESS_LOSS_MIN)
         {
-            self.fall_to(mean.delivered, FALL);
+            self.fall_to(self.shown(&mean, MEAN_ROUNDS), FALL);
             self.rounds.forget();
         }
         false
+    }
+
+    /// What the path has shown of its rate in the last `rounds`, which came to `mean`, where it was the limit. A busy
+    /// machine lowers their mean, so the best counts; where the RTT varies by itself, a single round proves nothing.
+    fn shown(&self, mean: &Span, rounds: usize) -> BitRate {
+        let best = if self.queue.is_noisy() { None } else { self.rounds.best(2, rounds) };
+        best.unwrap_or(mean.delivered)
     }
 
     /// A probe was answered with a little more: the estimate was a little low. Noise shows a little more as often as
@@ -510,8 +529,14 @@ impl Controller {
         let settled = if self.phase == Phase::Cruise && self.phase_rounds >= 3 { self.rounds.last(1) } else { None };
         let offered = settled.map_or(self.rate, |span| self.offered(&span));
         let late = self.rate.as_bps() * 100 / offered.as_bps().max(1);
-        let gain = if self.queue.is_noisy() { NOISY_UP_GAIN + 10 * self.answered.min(3) } else { UP_GAIN };
-        self.enter(now, Phase::Up, (gain * late.clamp(100, 200) / 100).min(UP_GAIN_MAX));
+        let (gain, most) = if self.queue.is_noisy() {
+            (NOISY_UP_GAIN + 10 * self.answered.min(3), UP_GAIN_MAX)
+        } else if self.is_short() {
+            (SHORT_UP_GAIN, SHORT_UP_GAIN_MAX)
+        } else {
+            (UP_GAIN, UP_GAIN_MAX)
+        };
+        self.enter(now, Phase::Up, (gain * late.clamp(100, 200) / 100).min(most));
     }
 
     /// A probe was answered with more: accelerate.
@@ -519,8 +544,11 @@ impl Controller {
         if self.queue.is_noisy() {
             return self.probed && self.phase == Phase::Down && self.follow_noisy(now);
         }
+        let short = self.is_short();
+        let both = self.rounds.last(SHORT_UP_ROUNDS as usize).filter(|_| short);
+        let span = both.as_ref().unwrap_or(span);
         let offered = self.offered(span);
-        if !self.probed || offered < self.rate.percent(PROBED) {
+        if !self.probed || offered < self.rate.percent(if short { SHORT_PROBED } else { PROBED }) {
             return false;
         }
         // Half of what was offered in excess is enough to tell: it arrived, and did not queue.
@@ -534,7 +562,7 @@ impl Controller {
         self.rate = offered.min(span.delivered);
         self.flat_base = self.rate;
         self.flat_rounds = 0;
-        self.enter(now, Phase::Accelerate, FOLLOW_GAIN);
+        self.enter(now, Phase::Accelerate, if short { SHORT_FOLLOW_GAIN } else { FOLLOW_GAIN });
         true
     }
 

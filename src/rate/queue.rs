@@ -16,7 +16,7 @@ use crate::units::Instant;
 const FLOOR: Duration = Duration::from_millis(1);
 /// A round lasts at least this long. Below it the RTT is that of schedulers and interrupts rather than of the path, and
 /// what arrives within it comes in lumps.
-pub(super) const ROUND_MIN: Duration = Duration::from_millis(5);
+pub(super) const ROUND_MIN: Duration = Duration::from_millis(10);
 /// Rounds over which the smallest RTT is averaged where it varies by itself.
 pub(super) const NOISY_ROUNDS: usize = 8;
 /// How long the smallest average counts, and in what steps it is forgotten.

@@ -130,6 +130,19 @@ impl Rounds {
         Some(RoundRtt { min, mean })
     }
 
+    /// What the best `together` rounds in a row delivered, of the last `count`; `None` where there are not as many.
+    ///
+    /// A machine that pauses delivers little in one round and makes up for it in the next. A path that has become
+    /// slower does so in all of them.
+    pub(super) fn best(&self, together: usize, count: usize) -> Option<BitRate> {
+        let first = self.marks.len().checked_sub(count + 1)?;
+        let rounds = self.marks.range(first..).zip(self.marks.range(first + together..));
+        let rate = |(start, end): (&Mark, &Mark)| {
+            BitRate::from_transfer(ByteCount::new(end.delivered - start.delivered), end.at - start.at)
+        };
+        rounds.map(rate).max()
+    }
+
     /// What the last `count` whole rounds came to; `None` where there are not as many.
     pub(super) fn last(&self, count: usize) -> Option<Span> {
         let end = self.marks.back()?;
@@ -174,6 +187,19 @@ mod tests {
         rounds.on_sample(Instant::from_millis(50), &sample(40, 1000, 0), 1000, Duration::ZERO);
         let span = rounds.last(1).unwrap();
         assert_eq!(span.offered, span.delivered);
+    }
+
+    #[test]
+    fn the_best_round_is_not_hidden_by_a_pause() {
+        let mut rounds = Rounds::new(Instant::ZERO);
+        for (at, delivered) in [(10, 0), (20, 1000), (40, 1100), (50, 2100)] {
+            let sample = sample(at - 10, delivered, delivered);
+            assert!(rounds.on_sample(Instant::from_millis(at), &sample, delivered, Duration::ZERO));
+        }
+        assert_eq!(rounds.best(1, 1), Some(BitRate::from_kbps(800)));
+        assert_eq!(rounds.best(1, 2), Some(BitRate::from_kbps(800)));
+        assert!(rounds.last(2).unwrap().delivered < BitRate::from_kbps(300));
+        assert_eq!(rounds.best(1, 4), None);
     }
 
     #[test]
