@@ -151,7 +151,8 @@ def steps(arguments):
                 for system in [name for name in arguments.outage_systems if name in wanted]:
                     yield one(part, cell, system, plan, f", outage of {length} s")
         elif part == "fairness" and "longhaul" in wanted:
-            seconds, settle = (12, 5) if arguments.quick else (30, 10)
+            # Flows need seconds to find their parts of a link.
+            seconds, settle = (16, 8) if arguments.quick else (30, 10)
             for case in channel_fairness.cases(arguments.quick, arguments.buffers, arguments.sessions):
                 name = f"{cell_text(case.cell)}: {case.text()}"
                 yield part, name, seconds + OVERHEAD_S + case.sessions, lambda case=case: channel_fairness.run(case, arguments, seconds, settle)

@@ -76,7 +76,8 @@ def run_once(case, arguments, seconds, settle):
         if not given or not taken.get("begun"):
             raise Failure(f"{who}: nothing arrived: {given.get('error') or taken.get('error') or 'a program died'}")
     since, until = began + settle, min(given["ended"] for given in sent) - 0.05
-    rates = [Arrivals(taken["bins"], taken["bin_s"], taken["begun"]).mbps(since, until) for taken in received]
+    arrivals = [Arrivals(taken["bins"], taken["bin_s"], taken["begun"]) for taken in received]
+    rates = [flow.mbps(since, until) for flow in arrivals]
     queue = Queue(wanem["a_to_b"].pop("trace"), wanem["started_monotonic_s"])
     late = channel_run.lateness(wanem)
     return {
@@ -84,6 +85,8 @@ def run_once(case, arguments, seconds, settle):
         **shares([who for who, _ in flows], rates, ceiling_mbps(case.cell)),
         "seconds": seconds,
         "settle": settle,
+        # In the order of `flows`, each second from the first sender's start on.
+        "throughput_mbps": [[round(flow.mbps(began + second, began + second + 1), 1) for second in range(int(seconds))] for flow in arrivals],
         "standing_queue_ms": channel_run.as_ms(queue.standing_bytes(since, until), case.cell[0]),
         "queue_full": wanem["a_to_b"]["segments"]["queue_full"],
         "machine_busy_share": busy / max(1, everything),

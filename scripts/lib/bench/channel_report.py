@@ -123,13 +123,14 @@ a second apart, longhaul last. Of its fair part: a flow's goodput, of the link's
 
 
 def fairness(rows):
-    head = ["link", "flows", "Mbps (of its fair part)", "Jain", "together % ceiling", "standing queue ms", "machine busy"]
+    head = ["link", "flows", "from s to s", "Mbps (of its fair part)", "Jain", "together % ceiling", "standing queue ms", "machine busy"]
 
     def lines(row):
         flows = ", ".join(f"{flow['who']} {flow['mbps']:.1f} ({flow['of_fair_part']:.0%})" for flow in row["flows"])
         name = row["case"] + (" VOID" if row["void"] else "")
         queue, busy = text(row["standing_queue_ms"], "{:.2f}"), f"{row['machine_busy_share']:.0%}"
-        yield [cell_text(cell_of(row)), name, flows, text(row["jain"], "{:.3f}"), text(row["of_ceiling"] * 100), queue, busy]
+        when = f"{row['settle']:g}-{row['seconds']:g}"
+        yield [cell_text(cell_of(row)), name, when, flows, text(row["jain"], "{:.3f}"), text(row["of_ceiling"] * 100), queue, busy]
 
     return rows_of(rows, head, lines)
 
