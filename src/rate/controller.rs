@@ -24,6 +24,9 @@ const SHORT_UP_GAIN: u64 = 110;
 const SHORT_UP_GAIN_MAX: u64 = 125;
 const SHORT_UP_ROUNDS: u32 = 2;
 const SHORT_FOLLOW_GAIN: u64 = 130;
+/// Probes of a shallow buffer overflow it: they are rarer there, and between them a small queue is kept up.
+const SHORT_CRUISE_ROUNDS: u32 = 6;
+const SHORT_CRUISE_GAIN: u64 = 102;
 /// Where the RTT varies by itself, a probe is longer and lower: its answer is an average.
 const NOISY_UP_GAIN: u64 = 115;
 const NOISY_UP_ROUNDS: u32 = 3;
@@ -349,7 +352,7 @@ impl Controller {
                 if self.queue.is_noisy() && self.phase_rounds < NOISY_UP_ROUNDS && !self.is_lossy(&span, OVERFLOW_MIN) {
                     return;
                 }
-                if self.is_short() && self.phase_rounds < SHORT_UP_ROUNDS {
+                if self.is_short() && self.phase_rounds < SHORT_UP_ROUNDS && !self.is_lossy(&span, OVERFLOW_MIN) {
                     return;
                 }
                 if !self.follow(now, &span) {
@@ -595,7 +598,13 @@ impl Controller {
         }
         // Two to four rounds, so that sessions which share a path do not probe in step.
         let stagger = (self.round.wrapping_mul(0x9e37_79b9) >> 7) as u32 % 3;
-        let (rounds, gain) = if self.queue.is_noisy() { (NOISY_ROUNDS as u32, NOISY_CRUISE_GAIN) } else { (2, 100) };
+        let (rounds, gain) = if self.queue.is_noisy() {
+            (NOISY_ROUNDS as u32, NOISY_CRUISE_GAIN)
+        } else if self.is_short() {
+            (SHORT_CRUISE_ROUNDS, SHORT_CRUISE_GAIN)
+        } else {
+            (2, 100)
+        };
         self.cruise_rounds = rounds + stagger;
         self.enter(now, Phase::Cruise, gain);
     }
