@@ -43,6 +43,10 @@ class Figures(unittest.TestCase):
         self.assertAlmostEqual(seen.reached_s(99.9, 0.9 * CEILING), 0.1 + 0.2 + 0.05 - 0.01 * 1, delta=0.011)
         self.assertIsNone(arrivals((50, FULL // 2)).reached_s(100.0, 0.9 * CEILING))
 
+    def test_what_arrived_before_the_moment_does_not_count(self):
+        seen = arrivals((1, 100 * FULL), (50, FULL))
+        self.assertAlmostEqual(seen.reached_s(100.004, 0.9 * CEILING), 0.056)
+
     def test_a_flash_is_not_a_rate_that_holds(self):
         seen = arrivals((10, 0), (5, FULL), (30, 0), (40, FULL))
         self.assertAlmostEqual(seen.reached_s(100.0, 0.9 * CEILING), 0.15)

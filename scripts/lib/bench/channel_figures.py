@@ -1,5 +1,6 @@
 """Arithmetic of the channel benchmark: links and their ceilings, rates from bins of arrivals, queues from the emulator's trace, fairness."""
 
+import math
 import statistics
 
 # Stream bytes of a full datagram of the channel (1500 less IP, UDP, header, tag, frame header), and what it is on the
@@ -46,7 +47,8 @@ class Arrivals:
         width = max(1, round(WINDOW_S / self.bin_s))
         hold = max(width, round(hold_s / self.bin_s))
         wanted = wanted_mbps * 1e6 / 8 * self.bin_s
-        for at in range(max(0, int((since - self.begun) / self.bin_s + 1e-6)), len(self.bins) - hold + 1):
+        # The first whole bin behind `since`: what arrived before does not count.
+        for at in range(max(0, math.ceil((since - self.begun) / self.bin_s - 1e-6)), len(self.bins) - hold + 1):
             if sum(self.bins[at : at + width]) >= wanted * width and sum(self.bins[at : at + hold]) >= wanted * hold:
                 return self.begun + (at + width) * self.bin_s - since
         return None
