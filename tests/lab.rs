@@ -19,4 +19,5 @@ mod lab {
     mod forwarding;
     mod manners;
     mod path_mtu;
+    mod shared_wan;
 }

@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use quinn_udp::{Transmit, UdpSocketState};
+use rustix::process::Signal;
 use serde_json::Value;
 use support::netns::{Daemon, Netns};
 
@@ -127,6 +128,29 @@ impl Emulator {
     }
 }
 
+/// A file of changes, which goes with the test.
+struct Changes(std::path::PathBuf);
+
+impl Changes {
+    fn new(name: &str) -> Self {
+        let file = format!("changes-{}-{name}", std::process::id());
+        Changes(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(file))
+    }
+
+    /// Has the emulator do what `text` says.
+    fn make(&self, emulator: &Emulator, text: &str) {
+        std::fs::write(&self.0, text).unwrap();
+        emulator.0.signal(Signal::USR2);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+impl Drop for Changes {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 fn count(report: &Value, lane: &str, group: &str, counter: &str) -> u64 {
     report[lane][group][counter].as_u64().unwrap_or_else(|| panic!("{lane} {group} {counter}"))
 }
@@ -232,6 +256,54 @@ fn delay_is_that_of_each_direction_within_a_fifth_of_a_millisecond_at_the_median
     assert!(rtts.len() > 190, "{said}");
     assert!((median - expected).abs() < 0.2, "{median} ms for {expected} ms");
     lab.report();
+}
+
+#[test]
+fn rate_delay_and_loss_change_while_frames_flow_and_a_faulty_change_changes_nothing() {
+    let _guard = alone();
+    let changes = Changes::new("flow");
+    let file = changes.0.display();
+    let mut lab = Lab::new(&format!("--rate 80mbit --rtt 10ms --queue 400kB --changes {file} --trace 5ms"), "cubic");
+    let (sender, receiver) = lab.udp_pair();
+    let (begun, arrivals) = std::thread::scope(|scope| {
+        let receiving = scope.spawn(|| receive_all(&receiver));
+        let begun = Instant::now();
+        let emulator = lab.wanem.as_ref().unwrap();
+        scope.spawn(move || {
+            let until = |ms| std::thread::sleep(Duration::from_millis(ms).saturating_sub(begun.elapsed()));
+            until(1_000);
+            changes.make(emulator, "ab-rate 40 Mbps\n");
+            until(2_000);
+            changes.make(emulator, "ab-rate 10 Mbps\nmtu 9000\n");
+            changes.make(emulator, "ab-rate 0 Mbps\n");
+            until(3_000);
+            changes.make(emulator, "rate 80 Mbps\nloss 50%\ndelay 30ms");
+        });
+        send_paced(&sender, 1400, 110_000_000, Duration::from_secs(4));
+        (begun, receiving.join().unwrap())
+    });
+    let mbps = |from_ms: u64, to_ms: u64| {
+        let window = begun + Duration::from_millis(from_ms)..begun + Duration::from_millis(to_ms);
+        let bytes = arrivals.iter().filter(|(_, at)| window.contains(at)).count() * (1400 + UDP_HEADERS);
+        bytes as f64 * 8.0 / (to_ms - from_ms) as f64 / 1e3
+    };
+    let seen = [mbps(200, 1_000), mbps(1_200, 2_000), mbps(2_300, 3_000), mbps(3_200, 4_000)];
+    println!("80, 40, 40 and half of 80 Mbps asked: {seen:.1?}");
+    for (seen, asked) in seen.into_iter().zip([80.0, 40.0, 40.0, 40.0]) {
+        assert!((seen / asked - 1.0).abs() < 0.08, "{seen} Mbps instead of {asked}");
+    }
+    let pings =
+        support::netns::run(lab.a.command("ping").args(["-c", "40", "-i", "0.01", "10.77.0.2"]).env("LC_ALL", "C"));
+    let least = pings.lines().filter_map(|line| line.split_once("time=")?.1.split(' ').next()?.parse().ok());
+    let least = least.fold(f64::MAX, f64::min);
+    assert!((60.0..62.0).contains(&least), "30 ms each way, and a ping took {least} ms");
+    let report = lab.report();
+    assert_eq!((&report["changes"]["applied"], &report["changes"]["refused"]), (&2.into(), &2.into()), "{report}");
+    assert_eq!(report["b_to_a"]["link"]["loss_ppb"], 500_000_000);
+    // Overfilled all the time, so the queue's least is near its most once it has filled.
+    let least = report["a_to_b"]["trace"]["queue_min_bytes"].as_array().unwrap();
+    let full = least[100..700].iter().filter(|bytes| bytes.as_u64().unwrap() > 250_000).count();
+    assert!(full > 500, "{full} of 600 bins say that the queue was filled");
 }
 
 #[test]

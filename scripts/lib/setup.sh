@@ -23,6 +23,11 @@ need_packages() {
     install_quietly "${missing[@]}" || die "could not install ${missing[*]}"
 }
 
+# As need_packages; goes on without what cannot be had.
+want_packages() {
+    (need_packages "$@") || say "going on without"
+}
+
 # In a shell of its own, so that its trap is its own as well.
 install_quietly() (
     export DEBIAN_FRONTEND=noninteractive

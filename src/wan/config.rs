@@ -87,7 +87,10 @@ impl LinkConfig {
     }
 
     /// Refuses what no link can be.
-    pub(super) fn check(&self) -> Result<(), LinkConfigError> {
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), LinkConfigError> {
         if self.rate == BitRate::ZERO {
             return Err(LinkConfigError::NoRate);
         }

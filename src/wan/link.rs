@@ -186,6 +186,25 @@ impl Link {
         Ok(())
     }
 
+    /// Replaces the whole configuration for segments offered from now on: as the single changes do, all or none.
+    ///
+    /// # Errors
+    /// When it describes no link; the old one stays.
+    pub fn reconfigure(&mut self, config: LinkConfig) -> Result<(), LinkConfigError> {
+        config.check()?;
+        if config.rate != self.config.rate {
+            self.set_rate(config.rate)?;
+        }
+        if config.jitter != self.config.jitter {
+            self.set_jitter(config.jitter);
+        }
+        if config.loss != self.config.loss {
+            self.set_loss(config.loss)?;
+        }
+        self.config = config;
+        Ok(())
+    }
+
     /// Adds a dead time.
     pub fn add_outage(&mut self, outage: Outage) {
         self.config.outages.push(outage);
@@ -429,6 +448,19 @@ mod tests {
         assert_eq!(link.offer(Instant::ZERO, FRAME).delivery(), Some(Instant::from_nanos(121_120 + 1_211_200)));
         assert_eq!(link.set_rate(BitRate::ZERO), Err(LinkConfigError::NoRate));
         assert_eq!(link.config().rate, BitRate::from_mbps(10));
+    }
+
+    #[test]
+    fn a_new_configuration_holds_for_what_is_offered_after_or_not_at_all() {
+        let mut link = link(clean(100, 0));
+        link.offer(Instant::ZERO, FRAME);
+        let slower = LinkConfig { loss: Loss::random(Probability::ONE), ..clean(10, 3) };
+        link.reconfigure(slower.clone()).unwrap();
+        assert_eq!(link.offer(Instant::ZERO, FRAME), Verdict::Lost);
+        assert_eq!(link.queue_delay(Instant::ZERO), Duration::from_nanos(121_120 + 1_211_200));
+        let refused = LinkConfig { rate: BitRate::ZERO, ..clean(10, 9) };
+        assert_eq!(link.reconfigure(refused), Err(LinkConfigError::NoRate));
+        assert_eq!(*link.config(), slower);
     }
 
     #[test]

@@ -109,10 +109,25 @@ impl Lab {
         run(script(&self.name, "appliance").args([side.name(), "log"]))
     }
 
+    /// Another host of this lab.
+    pub fn host(&self, role: &str, addresses: [&str; 2]) -> Host {
+        Host::new(&self.name, role, addresses)
+    }
+
+    /// Changes the WAN; whether that was accepted. Options are separated by spaces.
+    pub fn change(&self, options: &str) -> bool {
+        let output = script(&self.name, "change").args(options.split_whitespace()).output().expect("scripts/lab runs");
+        output.status.success()
+    }
+
+    /// All that the lab says of itself.
+    pub fn everything(&self) -> Value {
+        serde_json::from_str(&run(script(&self.name, "status").arg("--json"))).expect("JSON")
+    }
+
     /// The appliance's status document; `None` when it does not answer.
     pub fn try_status(&self, side: Side) -> Option<Status> {
-        let mut all: Value = serde_json::from_str(&run(script(&self.name, "status").arg("--json"))).expect("JSON");
-        let status = all[format!("appliance_{}", side.name())].take();
+        let status = self.everything()[format!("appliance_{}", side.name())].take();
         serde_json::from_value(status).expect("a status document, or null")
     }
 

@@ -11,6 +11,7 @@ import time
 import appliances
 import common
 import vm
+from process import busy_seconds
 
 PORT = 8000
 WATCH_MS = 10
@@ -48,14 +49,6 @@ class Counter:
             if after <= now[0] <= before and now[column] - last[column] > PAYLOAD
         ]
         return (times[0], times[-1]) if times else (None, None)
-
-
-def busy_seconds():
-    """Core seconds that the whole machine has spent on anything, and all that went by."""
-    with open("/proc/stat", encoding="ascii") as file:
-        ticks = [int(word) for word in file.readline().split()[1:9]]
-    # The fourth and the fifth are idle and waiting for a disk.
-    return (sum(ticks) - ticks[3] - ticks[4]), sum(ticks)
 
 
 def tcp_counters(lab, role):

@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape
 COLOURS = {
     "HyperIP 2009": "#bbbbbb",
     "none": "#4477aa",
+    "cubic": "#4477aa",
     "longhaul": "#cc3311",
     "cubic-64k": "#66ccee",
     "bbr": "#228833",

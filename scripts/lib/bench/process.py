@@ -1,4 +1,4 @@
-"""What a process has used: CPU to the nanosecond, memory at its peak."""
+"""What a process has used: CPU to the nanosecond, memory now and at its peak; and how busy the machine was."""
 
 import os
 import re
@@ -24,11 +24,29 @@ def cpu_seconds(pid):
     return total / 1e9
 
 
-def memory_peak_bytes(pid):
-    """Largest resident set so far."""
+def cpu_split_seconds(pid):
+    """User and system time so far; the kernel divides its exact sum by what the ticks saw."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return tuple(int(ticks) / os.sysconf("SC_CLK_TCK") for ticks in fields[11:13])
+
+
+def memory_bytes(pid, what="VmRSS"):
+    """Resident set; as VmHWM the largest so far."""
     try:
         with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as file:
-            found = re.search(r"VmHWM:\s+(\d+) kB", file.read())
+            found = re.search(rf"{what}:\s+(\d+) kB", file.read())
     except OSError:
         return None
     return int(found[1]) * 1024 if found else None
+
+
+def busy_seconds():
+    """Core seconds that the whole machine has spent on anything, and all that went by."""
+    with open("/proc/stat", encoding="ascii") as file:
+        ticks = [int(word) for word in file.readline().split()[1:9]]
+    # The fourth and the fifth are idle and waiting for a disk.
+    return (sum(ticks) - ticks[3] - ticks[4]), sum(ticks)

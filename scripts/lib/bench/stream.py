@@ -53,7 +53,7 @@ def receive(arguments):
     buffer, bins, begun, streams, received, error = bytearray(1 << 20), [], None, 0, {}, None
     print("listening", flush=True)
     end = time.monotonic() + arguments.seconds + 30
-    while (now := time.monotonic()) < end:
+    while time.monotonic() < end:
         for key, _ in selector.select(0.25):
             if key.fileobj is listener:
                 connection, _ = listener.accept()

@@ -4,14 +4,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Parser};
-use longhaul::units::{BitRate, ByteCount, Instant};
+use longhaul::units::Instant;
 use longhaul::wan::{Jitter, LinkConfig, Loss, Outage, Probability, Reorder, links};
+
+use crate::values::{Directed, Values, duration};
 
 /// Joins two network interfaces by an emulated WAN.
 ///
 /// Rate, loss and queue count per segment of at most MTU size, also where the kernel hands over super-segments; bytes count
 /// with the Ethernet header, without preamble, FCS and gap. Give the path as --link NAME, as --rate and --rtt, or as a link
-/// with single values replaced. Counters come as one JSON object on SIGUSR1 and at the end (SIGTERM, SIGINT).
+/// with single values replaced. Counters come as one JSON object on SIGUSR1, after a change (SIGUSR2) and at the end (SIGTERM,
+/// SIGINT).
 #[derive(Clone, Debug, Parser)]
 #[command(name = "wanem", version, group(ArgGroup::new("path").required(true).multiple(true).args(["link", "rate"])))]
 #[command(group(ArgGroup::new("end-a").required(true).args(["a", "tap_a"])))]
@@ -36,24 +39,12 @@ pub struct Args {
     /// Read the named link's latency as one-way instead of round-trip
     #[arg(long, requires = "link")]
     pub one_way: bool,
-    /// Line rate, e.g. "100 Mbps"
-    #[arg(long)]
-    pub rate: Option<BitRate>,
-    /// Round-trip time, half of it each way, e.g. 25ms
-    #[arg(long, value_parser = duration, conflicts_with = "delay")]
-    pub rtt: Option<Duration>,
-    /// Delay, one way
-    #[arg(long, value_parser = duration)]
-    pub delay: Option<Duration>,
-    /// The delay varies within plus/minus this; order is kept
-    #[arg(long, value_parser = duration)]
-    pub jitter: Option<Duration>,
+    /// Rate, delay, jitter, loss, queue
+    #[command(flatten)]
+    pub values: Values,
     /// Let segments overtake each other by jitter
     #[arg(long)]
     pub jitter_reorders: bool,
-    /// Random loss, e.g. 0.1%
-    #[arg(long)]
-    pub loss: Option<Probability>,
     /// Lose in bursts of this mean length (segments), --loss on average
     #[arg(long, value_parser = burst, value_name = "SEGMENTS")]
     pub burst: Option<u32>,
@@ -63,9 +54,6 @@ pub struct Args {
     /// For how long they are held back
     #[arg(long, value_parser = duration, default_value = "1ms")]
     pub reorder_hold: Duration,
-    /// Drop-tail queue, e.g. 312500 or 256KiB [default: one bandwidth-delay product, at least 256KiB]
-    #[arg(long, value_parser = bytes, value_name = "BYTES")]
-    pub queue: Option<ByteCount>,
     /// Largest IP packet
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(68..=65_535))]
     pub mtu: u32,
@@ -73,93 +61,45 @@ pub struct Args {
     #[arg(long, value_parser = outage, value_name = "START+LENGTH")]
     pub outage: Vec<(Duration, Duration)>,
 
-    /// Line rate from a to b only
-    #[arg(long)]
-    pub ab_rate: Option<BitRate>,
-    /// Delay from a to b only
-    #[arg(long, value_parser = duration)]
-    pub ab_delay: Option<Duration>,
-    /// Jitter from a to b only
-    #[arg(long, value_parser = duration)]
-    pub ab_jitter: Option<Duration>,
-    /// Loss from a to b only
-    #[arg(long)]
-    pub ab_loss: Option<Probability>,
-    /// Queue from a to b only
-    #[arg(long, value_parser = bytes, value_name = "BYTES")]
-    pub ab_queue: Option<ByteCount>,
-    /// Line rate from b to a only
-    #[arg(long)]
-    pub ba_rate: Option<BitRate>,
-    /// Delay from b to a only
-    #[arg(long, value_parser = duration)]
-    pub ba_delay: Option<Duration>,
-    /// Jitter from b to a only
-    #[arg(long, value_parser = duration)]
-    pub ba_jitter: Option<Duration>,
-    /// Loss from b to a only
-    #[arg(long)]
-    pub ba_loss: Option<Probability>,
-    /// Queue from b to a only
-    #[arg(long, value_parser = bytes, value_name = "BYTES")]
-    pub ba_queue: Option<ByteCount>,
-
     /// Seed of all random draws
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
     /// Write the counters to this file too
     #[arg(long, value_name = "FILE")]
     pub stats: Option<PathBuf>,
+    /// On SIGUSR2 change the path as this file says: one option a line, without dashes, e.g. `rate 50 Mbps` or `ab-loss 1%`
+    #[arg(long, value_name = "FILE")]
+    pub changes: Option<PathBuf>,
+    /// Record the queues in bins of this length, e.g. 5ms; they come with the counters
+    #[arg(long, value_parser = bin, value_name = "TIME")]
+    pub trace: Option<Duration>,
     /// Run with real-time priority, so that busy cores delay no frame
     #[arg(long)]
     pub realtime: bool,
 }
 
-/// What one direction replaces.
-struct Overrides {
-    rate: Option<BitRate>,
-    delay: Option<Duration>,
-    jitter: Option<Duration>,
-    loss: Option<Probability>,
-    queue: Option<ByteCount>,
-}
-
 impl Args {
     /// The links from a to b and from b to a, outages counted from `start`.
     pub fn links(&self, start: Instant) -> [LinkConfig; 2] {
-        let ab = Overrides {
-            rate: self.ab_rate,
-            delay: self.ab_delay,
-            jitter: self.ab_jitter,
-            loss: self.ab_loss,
-            queue: self.ab_queue,
-        };
-        let ba = Overrides {
-            rate: self.ba_rate,
-            delay: self.ba_delay,
-            jitter: self.ba_jitter,
-            loss: self.ba_loss,
-            queue: self.ba_queue,
-        };
-        let rtt = self.delay_of(&ab) + self.delay_of(&ba);
-        [&ab, &ba].map(|overrides| self.direction(overrides, rtt, start))
+        let directed = self.values.directed();
+        let rtt = directed.iter().map(|values| self.delay_of(values)).sum();
+        directed.map(|values| self.direction(&values, rtt, start))
     }
 
     fn base(&self) -> Option<links::NamedLink> {
         self.link.map(|link| if self.one_way { link.with_one_way_latency() } else { link })
     }
 
-    fn delay_of(&self, overrides: &Overrides) -> Duration {
-        let symmetric = self.delay.or(self.rtt.map(|rtt| rtt / 2));
-        overrides.delay.or(symmetric).or(self.base().map(|link| link.rtt / 2)).unwrap_or_default()
+    fn delay_of(&self, values: &Directed) -> Duration {
+        values.delay.or(self.base().map(|link| link.rtt / 2)).unwrap_or_default()
     }
 
-    fn direction(&self, overrides: &Overrides, rtt: Duration, start: Instant) -> LinkConfig {
+    fn direction(&self, values: &Directed, rtt: Duration, start: Instant) -> LinkConfig {
         let base = self.base();
-        let rate = overrides.rate.or(self.rate).or(base.map(|link| link.rate)).expect("invariant: clap's group `path`");
-        let jitter = overrides.jitter.or(self.jitter).or(base.map(|link| link.jitter)).unwrap_or_default();
-        let loss = overrides.loss.or(self.loss).or(base.map(|link| link.loss)).unwrap_or_default();
-        let queue = overrides.queue.or(self.queue).unwrap_or_else(|| LinkConfig::default_queue(rate, rtt));
+        let rate = values.rate.or(base.map(|link| link.rate)).expect("invariant: clap's group `path`");
+        let jitter = values.jitter.or(base.map(|link| link.jitter)).unwrap_or_default();
+        let loss = values.loss.or(base.map(|link| link.loss)).unwrap_or_default();
+        let queue = values.queue.unwrap_or_else(|| LinkConfig::default_queue(rate, rtt));
         LinkConfig {
             jitter: Jitter { amplitude: jitter, reorders: self.jitter_reorders },
             loss: match self.burst {
@@ -176,7 +116,7 @@ impl Args {
                 .iter()
                 .map(|&(from, length)| Outage { from: start + from, until: start + from + length })
                 .collect(),
-            ..LinkConfig::new(rate, self.delay_of(overrides))
+            ..LinkConfig::new(rate, self.delay_of(values))
         }
     }
 }
@@ -185,41 +125,12 @@ fn named_link(name: &str) -> Result<links::NamedLink, String> {
     links::by_name(name).ok_or_else(|| format!("the links are: {}", links::ALL.map(|link| link.name).join(", ")))
 }
 
-/// A number and `us`, `ms` or `s`; a bare zero needs no unit.
-fn duration(text: &str) -> Result<Duration, String> {
-    let refuse = || format!("`{text}` is not a time; write a number and a unit: 300us, 25ms, 1.5s");
-    if text == "0" {
-        return Ok(Duration::ZERO);
+/// A time above zero.
+fn bin(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("a bin has a length".to_owned()),
+        length => Ok(length),
     }
-    let split = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).ok_or_else(refuse)?;
-    let scale = match text[split..].trim_start() {
-        "ns" => 1e-9,
-        "us" => 1e-6,
-        "ms" => 1e-3,
-        "s" => 1.0,
-        _ => return Err(refuse()),
-    };
-    let seconds = text[..split].parse::<f64>().map_err(|_| refuse())? * scale;
-    if seconds > 1e6 {
-        return Err(refuse());
-    }
-    Ok(Duration::from_nanos((seconds * 1e9).round() as u64))
-}
-
-/// A whole number of bytes, or of `kB`, `KiB`, `MB`, `MiB`.
-fn bytes(text: &str) -> Result<ByteCount, String> {
-    let refuse = || format!("`{text}` is not a size; write bytes, or a number and kB, KiB, MB or MiB");
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let scale = match text[split..].trim_start() {
-        "" | "B" => 1,
-        "kB" => 1_000,
-        "KiB" => 1_024,
-        "MB" => 1_000_000,
-        "MiB" => 1_048_576,
-        _ => return Err(refuse()),
-    };
-    let number: u64 = text[..split].parse().map_err(|_| refuse())?;
-    number.checked_mul(scale).map(ByteCount::new).ok_or_else(refuse)
 }
 
 /// Segments, to thousandths.
@@ -239,6 +150,8 @@ fn outage(text: &str) -> Result<(Duration, Duration), String> {
 
 #[cfg(test)]
 mod tests {
+    use longhaul::units::BitRate;
+
     use super::*;
 
     fn links_of(line: &str) -> [LinkConfig; 2] {
@@ -274,16 +187,11 @@ mod tests {
     }
 
     #[test]
-    fn times_sizes_and_outages_need_their_units() {
-        assert_eq!(duration("1.5ms"), Ok(Duration::from_micros(1_500)));
-        assert_eq!(bytes("256KiB"), Ok(ByteCount::from_kib(256)));
+    fn bursts_and_outages_are_checked() {
         assert_eq!(outage("10s+30s"), Ok((Duration::from_secs(10), Duration::from_secs(30))));
         assert_eq!(burst("2.5"), Ok(2_500));
-        for text in ["5", "ms", "5 parsecs", "-1ms", "1e9s"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-        assert!(bytes("99999999999999999999").is_err() && bytes("1.5MB").is_err());
         assert!(burst("0.5").is_err() && burst("NaN").is_err());
         assert!(outage("10s").is_err());
+        assert!(bin("0").is_err() && bin("5ms").is_ok());
     }
 }

@@ -10,10 +10,13 @@ use longhaul::wan::Path;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::awake::Awake;
+use crate::change::{self, Changes};
 use crate::end::{End, Sent};
 use crate::lane::Lane;
-use crate::report::{LaneReport, Report};
+use crate::report::{LaneReport, Report, describe};
 use crate::sys;
+use crate::trace::Trace;
+use crate::values::Values;
 
 /// Frames written per round, so that a backlog in one direction does not hold up the other.
 const WRITE_LIMIT: usize = 64;
@@ -24,6 +27,19 @@ const READ_PAUSE_MAX: Duration = Duration::from_micros(200);
 
 /// A full send buffer is tried again after this.
 const SEND_PAUSE: Duration = Duration::from_micros(50);
+
+/// What an emulator does besides carrying frames.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Where reports go, besides standard output.
+    pub stats_file: Option<PathBuf>,
+    /// What is read at a SIGUSR2.
+    pub changes_file: Option<PathBuf>,
+    /// Length of a bin in which the queues are recorded.
+    pub trace: Option<Duration>,
+    /// For the report only; the path has drawn from it.
+    pub seed: u64,
+}
 
 /// Two interfaces and the path between them.
 #[derive(Debug)]
@@ -37,40 +53,36 @@ pub struct Emulator {
     last_wait: Duration,
     awake: Awake,
     signals: OwnedFd,
-    stats_file: Option<PathBuf>,
-    seed: u64,
+    settings: Settings,
+    changes: Changes,
     started: Instant,
     wakeups: u64,
 }
 
 impl Emulator {
     /// An emulator at rest; `path`'s clock is that of [`sys::now`].
-    pub fn new(ends: [End; 2], path: Path, signals: OwnedFd, stats_file: Option<PathBuf>, seed: u64) -> Self {
-        let lanes = path.into_links().map(Lane::new);
-        // A quarter of the shortest way leaves the schedule untouched even when the pause ends late.
-        let shortest = lanes.iter().map(|lane| {
-            let config = lane.link.config();
-            config.delay.saturating_sub(config.jitter.amplitude)
-        });
-        let stamped = ends.iter().all(End::stamps_arrivals);
-        let read_pause =
-            shortest.min().filter(|_| stamped).map_or(Duration::ZERO, |delay| (delay / 4).min(READ_PAUSE_MAX));
+    pub fn new(ends: [End; 2], path: Path, signals: OwnedFd, settings: Settings) -> Self {
+        let started = sys::now();
+        let mut lanes = path.into_links().map(Lane::new);
+        for lane in &mut lanes {
+            lane.trace = settings.trace.map(|bin| Trace::new(bin, started));
+        }
         Emulator {
+            read_pause: read_pause(&ends, &lanes),
             ends,
             lanes,
             batches: Default::default(),
-            read_pause,
             last_wait: Duration::MAX,
             awake: Awake::new(sys::now()),
             signals,
-            stats_file,
-            seed,
-            started: sys::now(),
+            settings,
+            changes: Changes::default(),
+            started,
             wakeups: 0,
         }
     }
 
-    /// Carries frames until SIGTERM or SIGINT; reports then, and on SIGUSR1.
+    /// Carries frames until SIGTERM or SIGINT; reports then, on SIGUSR1, and when SIGUSR2 has changed the path.
     ///
     /// # Errors
     /// When an interface is gone or the statistics file cannot be written.
@@ -166,12 +178,50 @@ impl Emulator {
     /// Whether to go on.
     fn handle_signals(&mut self) -> io::Result<bool> {
         while let Some(signal) = sys::next_signal(self.signals.as_fd()) {
-            self.report().publish(self.stats_file.as_deref())?;
-            if signal != libc::SIGUSR1 {
+            if signal == libc::SIGUSR2 {
+                self.change();
+            }
+            self.report().publish(self.settings.stats_file.as_deref())?;
+            if ![libc::SIGUSR1, libc::SIGUSR2].contains(&signal) {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// Does what the file of changes says, and tells what became of it.
+    fn change(&mut self) {
+        let path = self.settings.changes_file.as_deref();
+        let wanted = path.ok_or_else(|| "started without --changes FILE".to_owned()).and_then(change::read);
+        match wanted.and_then(|values| self.apply(&values)) {
+            Ok(()) => {
+                let at = sys::now().saturating_since(self.started).as_secs_f64();
+                self.changes.applied += 1;
+                self.changes.last_s = Some(at);
+                self.changes.refusal = None;
+                let [ab, ba] = self.lanes.each_ref().map(|lane| describe(lane.link.config()));
+                eprintln!("wanem: changed at {at:.3} s; a to b {ab}; b to a {ba}");
+            }
+            Err(refusal) => {
+                eprintln!("wanem: change refused: {refusal}");
+                self.changes.refused += 1;
+                self.changes.refusal = Some(refusal);
+            }
+        }
+    }
+
+    fn apply(&mut self, values: &Values) -> Result<(), String> {
+        let [ab, ba] = values.directed();
+        let configs = [ab.applied_to(self.lanes[0].link.config()), ba.applied_to(self.lanes[1].link.config())];
+        // Both or none.
+        for config in &configs {
+            config.check().map_err(|error| error.to_string())?;
+        }
+        for (lane, config) in self.lanes.iter_mut().zip(configs) {
+            lane.link.reconfigure(config).map_err(|error| error.to_string())?;
+        }
+        self.read_pause = read_pause(&self.ends, &self.lanes);
+        Ok(())
     }
 
     fn report(&mut self) -> Report {
@@ -181,13 +231,25 @@ impl Emulator {
         let elapsed_s = sys::now().saturating_since(self.started).as_secs_f64();
         let cpu_s = sys::cpu_seconds();
         Report {
+            started_monotonic_s: self.started.saturating_since(Instant::ZERO).as_secs_f64(),
             elapsed_s,
             cpu_s,
             cpu_share: cpu_s / elapsed_s.max(1e-9),
             wakeups: self.wakeups,
-            seed: self.seed,
+            seed: self.settings.seed,
+            changes: self.changes.clone(),
             a_to_b: LaneReport::of(&self.lanes[0]),
             b_to_a: LaneReport::of(&self.lanes[1]),
         }
     }
+}
+
+/// A quarter of the shortest way: that leaves the schedule untouched even when the pause ends late.
+fn read_pause(ends: &[End; 2], lanes: &[Lane; 2]) -> Duration {
+    let shortest = lanes.iter().map(|lane| {
+        let config = lane.link.config();
+        config.delay.saturating_sub(config.jitter.amplitude)
+    });
+    let stamped = ends.iter().all(End::stamps_arrivals);
+    shortest.min().filter(|_| stamped).map_or(Duration::ZERO, |delay| (delay / 4).min(READ_PAUSE_MAX))
 }

@@ -8,6 +8,7 @@ use longhaul::units::Instant;
 use longhaul::wan::{Link, Verdict};
 
 use crate::lateness::Lateness;
+use crate::trace::Trace;
 use crate::vnet::{Shape, SuperSegment};
 
 /// A super-segment is delivered whole, at its last segment's moment, unless that delays its first one by more than this:
@@ -89,6 +90,8 @@ pub struct Lane {
     pub drops: LocalDrops,
     /// Timer error.
     pub lateness: Lateness,
+    /// Recorder of the queue, where asked.
+    pub trace: Option<Trace>,
     held: BinaryHeap<Reverse<Held>>,
     held_bytes: usize,
     next_number: u64,
@@ -104,6 +107,7 @@ impl Lane {
             frames: FrameCounters::default(),
             drops: LocalDrops::default(),
             lateness: Lateness::default(),
+            trace: None,
             held: BinaryHeap::new(),
             held_bytes: 0,
             next_number: 0,
@@ -127,6 +131,7 @@ impl Lane {
             return;
         }
         self.last_arrival = self.last_arrival.max(arrival);
+        self.observe_queue();
         match shape {
             Shape::Single(wire_len) => {
                 if let Some(due) = self.link.offer(self.last_arrival, wire_len).delivery() {
@@ -134,6 +139,13 @@ impl Lane {
                 }
             }
             Shape::Super(segments) => self.accept_super_segment(segments, frame),
+        }
+        self.observe_queue();
+    }
+
+    fn observe_queue(&mut self) {
+        if let Some(trace) = &mut self.trace {
+            trace.observe(&mut self.link, self.last_arrival);
         }
     }
 

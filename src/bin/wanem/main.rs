@@ -2,6 +2,7 @@
 
 mod args;
 mod awake;
+mod change;
 mod emulator;
 mod end;
 mod lane;
@@ -10,17 +11,20 @@ mod packet;
 mod report;
 mod sys;
 mod tap;
+mod trace;
+mod values;
 mod vnet;
 
 use std::io;
 use std::process::ExitCode;
 
 use clap::Parser;
-use longhaul::wan::{LinkConfig, Path};
+use longhaul::wan::Path;
 
 use crate::args::Args;
-use crate::emulator::Emulator;
+use crate::emulator::{Emulator, Settings};
 use crate::end::End;
+use crate::report::describe;
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
@@ -45,7 +49,13 @@ fn run(args: &Args) -> Result<(), String> {
     {
         eprintln!("wanem: no real-time priority ({error}); busy cores will delay frames");
     }
-    let mut emulator = Emulator::new(ends, path, signals, args.stats.clone(), args.seed);
+    let settings = Settings {
+        stats_file: args.stats.clone(),
+        changes_file: args.changes.clone(),
+        trace: args.trace,
+        seed: args.seed,
+    };
+    let mut emulator = Emulator::new(ends, path, signals, settings);
     // Whoever starts the emulator waits for this line.
     eprintln!("wanem: ready; a to b {}; b to a {}", banner[0], banner[1]);
     emulator.run().map_err(|error| error.to_string())
@@ -58,8 +68,4 @@ fn open(interface: Option<&str>, tap: Option<&str>) -> Result<End, String> {
         (None, None) => unreachable!("clap requires one of both"),
     };
     opened.map_err(|error| format!("interface {}: {error}", interface.or(tap).unwrap_or_default()))
-}
-
-fn describe(link: &LinkConfig) -> String {
-    format!("{}, {:?}, jitter {:?}, queue {}", link.rate, link.delay, link.jitter.amplitude, link.queue)
 }

@@ -3,15 +3,19 @@
 use std::io;
 use std::path::Path;
 
-use longhaul::wan::{Jitter, Loss};
+use longhaul::wan::{Jitter, LinkConfig, Loss};
 use serde::Serialize;
 
+use crate::change::Changes;
 use crate::lane::{FrameCounters, Lane, LocalDrops};
 use crate::lateness::LatenessSummary;
+use crate::trace::{QueueTrace, Trace};
 
 /// Everything, both directions.
 #[derive(Debug, Serialize)]
 pub struct Report {
+    /// The start, seconds of CLOCK_MONOTONIC, which all namespaces of a machine share.
+    pub started_monotonic_s: f64,
     /// Seconds since the start.
     pub elapsed_s: f64,
     /// CPU seconds used.
@@ -22,6 +26,8 @@ pub struct Report {
     pub wakeups: u64,
     /// The seed of all random draws.
     pub seed: u64,
+    /// Changes to the path since the start.
+    pub changes: Changes,
     /// From end a to end b.
     pub a_to_b: LaneReport,
     /// From end b to end a.
@@ -41,6 +47,8 @@ pub struct LaneReport {
     pub local_drops: LocalDrops,
     /// Timer error.
     pub lateness: LatenessSummary,
+    /// The queue in the course of time, where asked.
+    pub trace: Option<QueueTrace>,
 }
 
 /// The emulated link's settings.
@@ -110,6 +118,7 @@ impl LaneReport {
             frames: lane.frames,
             local_drops: lane.drops,
             lateness: lane.lateness.summary(),
+            trace: lane.trace.as_ref().map(Trace::record).cloned(),
         }
     }
 
@@ -150,4 +159,9 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// A link in words.
+pub fn describe(link: &LinkConfig) -> String {
+    format!("{}, {:?}, jitter {:?}, queue {}", link.rate, link.delay, link.jitter.amplitude, link.queue)
 }

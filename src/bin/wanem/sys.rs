@@ -67,7 +67,7 @@ pub fn packet_drops(fd: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(u64::from(stats.tp_drops))
 }
 
-/// SIGUSR1, SIGINT and SIGTERM as a descriptor; from here on they do nothing else to this process.
+/// SIGUSR1, SIGUSR2, SIGINT and SIGTERM as a descriptor; from here on they do nothing else to this process.
 ///
 /// # Errors
 /// The kernel's.
@@ -77,7 +77,7 @@ pub fn signals() -> io::Result<OwnedFd> {
     // SAFETY: `set` is valid for the calls; called before any thread is started, so the mask holds for all.
     let fd = unsafe {
         libc::sigemptyset(&mut set);
-        for signal in [libc::SIGUSR1, libc::SIGINT, libc::SIGTERM] {
+        for signal in [libc::SIGUSR1, libc::SIGUSR2, libc::SIGINT, libc::SIGTERM] {
             libc::sigaddset(&mut set, signal);
         }
         libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
