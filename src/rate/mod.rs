@@ -9,7 +9,12 @@
 //!   datagrams were sent and acknowledged (the bound of draft-cheng-iccrg-delivery-rate-estimation, over whole rounds).
 //!   The estimate rises by no more than what was offered, so that a lump of acks is no rate, and it falls only where the
 //!   path fell behind: a queue that stands although no more than the estimate is offered, or loss beyond the path's own.
-//!   A sender that was late for its own pace has seen little delivered, which is no evidence against the path.
+//!   A sender that was late for its own pace has seen little delivered, which is no evidence against the path. So it falls
+//!   to the best of the last rounds: a machine that pauses delivers little in one and makes up for it in the next, a path
+//!   that has become slower does so in all of them, and far so in two rounds in a row is followed at once.
+//! - *Short paths.* A round lasts 10 ms at least: below, RTT and deliveries are those of schedulers. Where the RTT is
+//!   shorter, probes are lower, longer and rarer, end with the first overflow, and a queue of a millisecond is kept up
+//!   between them, since what the sender's pauses leave idle cannot be made up for.
 //! - *Queue.* Cruising is corrected by the smallest RTT of a whole round above the minimum, as in Copa (NSDI 2018,
 //!   section 2). A queue that does not yield is somebody else's: then the correction rests, or a loss-based neighbour
 //!   would starve us.
