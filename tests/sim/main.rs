@@ -30,6 +30,7 @@ mod scenarios;
 mod script;
 mod settings;
 mod sharing;
+mod standing;
 mod tail;
 mod weather;
 mod weights;
