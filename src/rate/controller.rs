@@ -64,7 +64,7 @@ const INITIAL_WINDOW: u64 = 128;
 /// Over a short path the initial window per RTT would claim more than any link has.
 const INITIAL_RATE_MAX: BitRate = BitRate::from_mbps(100);
 /// The window never falls below this many datagrams.
-const WINDOW_MIN: u64 = 16;
+pub(super) const WINDOW_MIN: u64 = 16;
 /// Window as a share of the BDP in percent; what is above 100 absorbs ack aggregation and jitter.
 const WINDOW_GAIN: u64 = 200;
 /// Window gain while accelerating and no queue shows yet.
@@ -361,10 +361,7 @@ impl Controller {
                 }
             }
             Phase::Up => {
-                if self.queue.is_noisy() && self.phase_rounds < NOISY_UP_ROUNDS && !self.is_lossy(&span, OVERFLOW_MIN) {
-                    return;
-                }
-                if self.is_short() && self.phase_rounds < SHORT_UP_ROUNDS && !self.is_lossy(&span, OVERFLOW_MIN) {
+                if self.phase_rounds < self.up_rounds() && !self.is_lossy(&span, OVERFLOW_MIN) {
                     return;
                 }
                 if !self.follow(now, &span) {
@@ -383,6 +380,22 @@ impl Controller {
             }
             Phase::Cruise => self.on_round_cruising(now, &span, app_limited, report.in_flight),
         }
+    }
+
+    /// Rounds that a probe lasts.
+    fn up_rounds(&self) -> u32 {
+        if self.queue.is_noisy() {
+            NOISY_UP_ROUNDS
+        } else if self.is_short() {
+            SHORT_UP_ROUNDS
+        } else {
+            1
+        }
+    }
+
+    /// More queue than probes make.
+    fn deep_queue(&self) -> Duration {
+        (self.queue.min_rtt() / 2).max(4 * self.queue.target())
     }
 
     /// The path's queue overflows: loss beyond the own in a round whose smallest RTT shows a queue that jitter cannot be.
@@ -482,7 +495,7 @@ impl Controller {
     /// counts is a queue that stands although the path is not offered more than the estimate, and loss beyond the own.
     fn lower(&mut self, now: Instant, span: &Span, in_flight: ByteCount) -> bool {
         let noisy = self.queue.is_noisy();
-        let deep = self.queue.queue() > (self.queue.min_rtt() / 2).max(4 * self.queue.target());
+        let deep = self.queue.queue() > self.deep_queue();
         let seen = if noisy { self.rounds.last(MEAN_ROUNDS) } else { Some(*span) };
         if let Some(seen) = seen.filter(|_| deep)
             && let Some(delivered) = if noisy { Some(seen.delivered) } else { self.rounds.best(1, 2) }
@@ -528,9 +541,8 @@ impl Controller {
     fn follow_down(&mut self, now: Instant) -> bool {
         let count = if self.queue.min_rtt() < SLOWER_PAUSE { 3 } else { 2 };
         let (Some(seen), Some(best)) = (self.rounds.last(count), self.rounds.best(1, count)) else { return false };
-        let deep = (self.queue.min_rtt() / 2).max(4 * self.queue.target());
-        if self.queue.rise() < deep || best >= self.rate.percent(SLOWER) || best >= self.offered(&seen).percent(SLOWER)
-        {
+        let limit = self.rate.min(self.offered(&seen)).percent(SLOWER);
+        if self.queue.rise() < self.deep_queue() || best >= limit {
             return false;
         }
         self.rate = seen.delivered;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::controller::AckReport;
+use super::controller::{AckReport, WINDOW_MIN};
 use super::queue::ROUND_MIN;
 use super::rounds::Rounds;
 use crate::units::{BitRate, ByteCount, Instant};
@@ -14,8 +14,6 @@ const FLIGHT_RTTS: u32 = 2;
 const FLIGHT_SLACK: Duration = Duration::from_millis(20);
 /// A queue longer than this is not followed: the pace would fill any buffer, however large.
 const QUEUE_MAX: Duration = Duration::from_millis(500);
-/// The window never falls below this many datagrams.
-const WINDOW_MIN: u64 = 16;
 /// Rounds over which it is judged how much of the pace arrives.
 const MEAN_ROUNDS: usize = 4;
 /// With so much of the window in flight, in percent, it is the window that holds the pace back.

@@ -4,7 +4,6 @@ Each flow has a pair of hosts of its own; all meet in the emulator's one queue.
 """
 
 import json
-import subprocess
 import time
 
 import channel_run
@@ -114,13 +113,4 @@ def shares(names, rates, ceiling):
 
 def run(case, arguments, seconds, settle):
     """One run, repeated while the emulator was late."""
-    row = None
-    for attempt in range(arguments.repeats + 1):
-        try:
-            row = run_once(case, arguments, seconds, settle)
-        except (Failure, subprocess.TimeoutExpired, KeyError) as problem:
-            return {**described(case), "failure": f"{type(problem).__name__}: {problem}"}
-        row["attempts"] = attempt + 1
-        if not row["void"]:
-            break
-    return row
+    return channel_run.repeated(arguments, described(case), lambda: run_once(case, arguments, seconds, settle))

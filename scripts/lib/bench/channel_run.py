@@ -329,15 +329,21 @@ def figures(system, cell, arguments, plan, sent, received, round_trips, status, 
     return row
 
 
-def run(system, cell, arguments, plan):
-    """One run, repeated while the emulator was late."""
+def repeated(arguments, described, once):
+    """What `once` gives, repeated while the emulator was late; where it fails, what is `described`, and why."""
     row = None
     for attempt in range(arguments.repeats + 1):
         try:
-            row = run_once(system, cell, arguments, plan)
+            row = once()
         except (Failure, subprocess.TimeoutExpired, KeyError) as problem:
-            return {"system": system, "cell": dict(zip(CELL, cell)), "failure": f"{type(problem).__name__}: {problem}"}
+            return {**described, "failure": f"{type(problem).__name__}: {problem}"}
         row["attempts"] = attempt + 1
         if not row["void"]:
             break
     return row
+
+
+def run(system, cell, arguments, plan):
+    """One run, repeated while the emulator was late."""
+    described = {"system": system, "cell": dict(zip(CELL, cell))}
+    return repeated(arguments, described, lambda: run_once(system, cell, arguments, plan))
