@@ -53,9 +53,16 @@ def send(arguments):
     print(json.dumps({"started": started, "answered": answered, "bytes": count, "cpu_s": time.process_time()}))
 
 
+def guest_memory(count):
+    """Memory as QEMU takes it for a guest: private, in huge pages where there are any."""
+    memory = mmap.mmap(-1, -(-count // PAGE) * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
 def receive(arguments):
     listener = socket.create_server(("0.0.0.0", arguments.port))
-    memory = memoryview(mmap.mmap(-1, -(-arguments.bytes // PAGE) * PAGE))
+    memory = memoryview(guest_memory(arguments.bytes))
     print("listening", flush=True)
     connection, _ = listener.accept()
     buffer = bytearray(READ_LEN)
