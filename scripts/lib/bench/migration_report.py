@@ -6,7 +6,7 @@ import common
 import migration_goals
 import peers
 import plot
-from onemove import median
+from onemove import TARGET_MEMORY, median
 
 HOW = {False: "latency read as round trip", True: "latency read as one way"}
 
@@ -53,6 +53,8 @@ class Cell:
             text += f", {len(self.all) - len(self.good)} failed"
         if any(run["late"] for run in self.good):
             text += " *"
+        if any(run.get("target_memory") != TARGET_MEMORY for run in self.good):
+            text += " †"
         return text
 
 
@@ -155,7 +157,9 @@ the link's rate; above 100 % is compression. `stopped, beats` is the gap in the 
 figure ends too early; `lost beats` are numbers that never appeared. `drain` is from the source's last byte until the guest runs,
 `undelivered` what was between the hosts at most, in their bytes; `wire` counts both directions with Ethernet headers. `machine busy`
 is the share of all cores that was used by anything while it moved. HyperIP's figures are the 2009 report's: another guest, other machines.
-"> N: does not end" is a migration that was given up: its guest dirties memory as fast as that system sends it, so that no vMotion would end.
+The destination's memory is touched before a run begins, so that no page has to be got from the machine, or from the hypervisor that
+this machine may run on, while the guest moves; runs where it was not are marked †, and the times of those on quick links are longer
+by it. "> N: does not end" is a migration that was given up: its guest dirties memory as fast as that system sends it, so that no vMotion would end.
 """
 
 

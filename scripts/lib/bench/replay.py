@@ -54,9 +54,11 @@ def send(arguments):
 
 
 def guest_memory(count):
-    """Memory as QEMU takes it for a guest: private, in huge pages where there are any."""
-    memory = mmap.mmap(-1, -(-count // PAGE) * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    """Memory as the destination's QEMU has it: private, in huge pages where there are any, every page touched."""
+    pages = -(-count // PAGE)
+    memory = mmap.mmap(-1, pages * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     memory.madvise(mmap.MADV_HUGEPAGE)
+    memory[::PAGE] = bytes(pages)
     return memory
 
 
