@@ -26,8 +26,11 @@ class Work:
         self.began = time.process_time()
         self.source, self.place = bytearray(PAGE), bytearray(PAGE)
 
+    def used(self):
+        return time.process_time() - self.began
+
     def done(self, count):
-        while time.process_time() - self.began < count * self.per_byte:
+        while self.used() < count * self.per_byte:
             for _ in range(8):
                 self.place[:] = self.source
 
@@ -50,7 +53,7 @@ def send(arguments):
             view.release()
     if answer != b"r":
         raise SystemExit("replay: the receiver did not get all of it")
-    print(json.dumps({"started": started, "answered": answered, "bytes": count, "cpu_s": time.process_time()}))
+    print(json.dumps({"started": started, "answered": answered, "bytes": count, "cpu_s": work.used()}))
 
 
 def guest_memory(count):
@@ -80,7 +83,7 @@ def receive(arguments):
         at += count
         work.done(at)
     connection.sendall(b"r" if at == arguments.bytes else b"s")
-    cpu = time.process_time()
+    cpu = work.used()
     print(json.dumps({"bytes": at, "sum": f"{zlib.crc32(memory[:at]):08x}", "cpu_s": cpu}), flush=True)
 
 
