@@ -128,13 +128,16 @@ class Watch:
         }
 
 
-def move(lab, guest, state, folder, seconds, address, between):
-    """Moves the guest from host a to host b. Returns what was measured; raises Failure where it did not arrive."""
+def move(lab, guest, state, folder, seconds, address, between, told=None):
+    """Moves the guest from host a to host b. Returns what was measured; raises Failure where it did not arrive.
+
+    `told` is the rate in bytes per second that QEMU may reckon with once the guest is stopped; None: what it measures.
+    """
     path, expected_sum = state
     target = vm.Vm(guest, "target", folder, incoming=f"tcp:0.0.0.0:{PORT}", prefix=lab.inside("b"), touched=True)
     with target, vm.Vm(guest, "source", folder, incoming=f"file:{path}", prefix=lab.inside("a")) as source:
         source.start_saved()
-        source.migrate_parameters(return_path=True)
+        source.migrate_parameters(return_path=True, switchover=told)
         target.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
         with Watch(lab, between) as watch:
             qemu_cpu = [common.cpu_seconds(one.process.pid) for one in (source, target)]

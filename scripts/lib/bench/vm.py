@@ -249,12 +249,17 @@ class Vm:
             raise common.Failure(f"QEMU ({self.name}), {command}: {answer['error']['desc']}")
         return answer["return"]
 
-    def migrate_parameters(self, return_path, bytes_per_second=20_000_000_000):
+    def migrate_parameters(self, return_path, bytes_per_second=20_000_000_000, switchover=None):
         # Default is 128 MiB/s; the network is to be the limit. By the return path the source learns that the destination
         # runs; a file has none.
         enabled = [{"capability": name, "state": True} for name in ["events"] + ["return-path"] * return_path]
         self.qmp("migrate-set-capabilities", capabilities=enabled)
-        self.qmp("migrate-set-parameters", **{"max-bandwidth": bytes_per_second})
+        rates = {"max-bandwidth": bytes_per_second}
+        if switchover:
+            # Else QEMU takes what it sent in the last 100 ms, which compressible pages inflate: what is left of the guest
+            # then takes longer than the 300 ms that QEMU allows itself.
+            rates["avail-switchover-bandwidth"] = switchover
+        self.qmp("migrate-set-parameters", **rates)
 
     def start_saved(self, seconds=60):
         """Runs a guest started from its saved state, once that is loaded."""
