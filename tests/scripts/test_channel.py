@@ -4,11 +4,13 @@ import argparse
 import unittest
 
 import channel
+import channel_alone
 import channel_fairness
 import channel_figures
 import channel_goals
 import channel_profile
 import channel_report
+import common
 
 RATE = 100
 CEILING = channel_figures.ceiling_mbps((RATE, 25, 0, 0))
@@ -145,13 +147,13 @@ class Goals(unittest.TestCase):
         self.assertEqual([hit for wanted, hit in found.items() if "to 50 Mbps" in wanted], [True, False])
         self.assertEqual([hit for wanted, hit in found.items() if "to 100 Mbps" in wanted], [False, True])
 
-    def test_outages_and_cpu_have_their_bounds(self):
+    def test_an_outage_has_its_bound_and_a_whole_appliance_s_cpu_none(self):
         row = {**cell_row("longhaul"), "outage": {"length_s": 10, "recovery_s": 0.25, "watched_s": 5.0}}
         self.assertEqual(list(reached("outage", [row]).values()), [True])
         row["outage"]["recovery_s"] = None
         self.assertEqual(list(reached("outage", [row]).values()), [False])
         row = {**cell_row("longhaul"), "cpu_s_per_gb": {"send": 0.9, "receive": 0.71, "wanem": 5}}
-        self.assertEqual(list(reached("cpu", [row]).values()), [True, False])
+        self.assertEqual(reached("cpu", [row]), {}, "a whole appliance has no goal of its own")
         self.assertEqual(reached("cpu", [{**row, "profile": {"send": []}}]), {})
 
     def test_a_run_that_failed_is_a_goal_missed_and_stands_in_the_report(self):
@@ -167,6 +169,18 @@ class Plans(unittest.TestCase):
         plan = channel.change_plan(1000, 4, 2)
         self.assertEqual(plan.changes, ((4, 500), (8, 1000), (12, 500), (16, 1000)))
         self.assertEqual(plan.seconds, 20)
+
+    def test_the_costs_of_the_channel_alone_are_read_from_what_the_measurement_prints(self):
+        printed = "1 Gbps on loopback\n  no protocol  send 0.812  receive 0.500\n  channel      send 1.218  receive 0.750\n  ratio        send 1.50x  receive 1.50x\n"
+        found = channel_alone.parsed(printed)
+        self.assertEqual(found["channel"], {"send": 1.218, "receive": 0.75})
+        row = {"system": "longhaul", "cell": dict(zip(channel_figures.CELL, channel_alone.ALONE_CELL)), "void": False, "alone": found}
+        judged = [(wanted, reached) for _, wanted, _, reached in channel_goals.goals("alone", [row])]
+        self.assertEqual([reached for _, reached in judged], [False, True, False, True])
+        self.assertIn("1.50x", channel_report.alone([row]))
+        self.assertIn("send 0.81 s/GB", channel_goals.table("alone", [row])[1])
+        with self.assertRaises(common.Failure):
+            channel_alone.parsed("no figures")
 
     def test_parts_are_chosen_by_name(self):
         self.assertEqual(channel.words(channel.PARTS)("cpu,change"), ["cpu", "change"])

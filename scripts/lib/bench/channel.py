@@ -10,12 +10,14 @@ Parts:
   fairness   longhaul and kernel TCP in one queue, and several pairs of appliances in one queue
   memory     peak of each appliance
   cpu        CPU seconds per GB of each appliance, user and system, and with perf where it goes
+  alone      CPU seconds per GB of the channel by itself, beside sealed datagrams without a protocol
 """
 
 import argparse
 import shlex
 import sys
 
+import channel_alone
 import channel_fairness
 import channel_goals
 import channel_profile
@@ -74,7 +76,7 @@ def parse():
     parser = argparse.ArgumentParser(prog="scripts/bench channel", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, help="folder for results.json and report.md")
     parser.add_argument("--quick", action="store_true", help="less of each part: five minutes at most")
-    parser.add_argument("--parts", type=words(PARTS), default=list(PARTS), help="of " + ",".join(PARTS))
+    parser.add_argument("--parts", type=words(PARTS), help="of " + ",".join(PARTS) + " (all; quick: without alone)")
     parser.add_argument("--systems", type=words(SYSTEMS), default=list(SYSTEMS), help="of " + ",".join(SYSTEMS))
     parser.add_argument("--rates", type=numbers(int), help="Mbps, e.g. 100,1000; with --rtts, --losses, --jitters: the cells' full matrix")
     parser.add_argument("--rtts", type=numbers(float), help="ms, e.g. 1,5,12,25,50,100,150,300")
@@ -100,6 +102,8 @@ def parse():
 
     default("seconds", 10, 7)
     default("settle", 5, 3)
+    # Its build alone takes a minute.
+    default("parts", list(PARTS), [part for part in PARTS if part != "alone"])
     default("repeats", 1, 0)
     default("buffers", [0.5, 1, 2], [1])
     default("sessions", [2, 4], [2])
@@ -163,6 +167,10 @@ def steps(arguments):
             yield one(part, CPU_CELL, "longhaul", plain)
             if not channel_profile.missing():
                 yield one(part, CPU_CELL, "longhaul", Plan(7, 2, profile=True), ", with perf")
+        elif part == "alone" and "longhaul" in wanted:
+            gigabytes = 0.3 if arguments.quick else 1
+            # Three times both ways at 1 Gbps, behind a build.
+            yield part, "the channel by itself", 60 + 6 * 9 * gigabytes, lambda: channel_alone.run(gigabytes)
 
 
 def outcome(part, row):
@@ -175,6 +183,8 @@ def outcome(part, row):
         said = "90 % after " + ", ".join(text(one["reached_s"], "{:.2f}") for one in row["changes"]) + " s"
     elif part == "fairness":
         said = ", ".join(f"{flow['who']} {flow['mbps']:.1f}" for flow in row["flows"]) + f" Mbps, Jain {row['jain']:.3f}"
+    elif part == "alone":
+        said = "send {send:.2f} s/GB, receive {receive:.2f}".format(**row["alone"]["channel"])
     else:
         said = f"{row['goodput_mbps']:.1f} Mbps, {row['of_ceiling']:.1%} of the ceiling"
     return said + (", void" if row["void"] else "")

@@ -13,6 +13,7 @@ TITLES = {
     "fairness": "Fairness",
     "memory": "Memory",
     "cpu": "CPU",
+    "alone": "CPU of the channel alone",
 }
 
 
@@ -156,7 +157,7 @@ def memory(rows):
 
 CPU = """\
 CPU seconds per GB of the hosts' bytes, of a whole appliance: its LAN side (frames, TCP), relay, channel and system calls. The channel
-alone: `cargo test --release --test channel_cost -- --ignored --nocapture --test-threads 1`.
+alone has a section of its own.
 """
 
 
@@ -180,8 +181,26 @@ def cpu(rows):
     return found
 
 
+ALONE = """\
+CPU seconds per GB of one thread that sends and one that receives over a UDP socket on loopback at 1 Gbps, 1452-byte datagrams, system
+calls included. No protocol: the same datagrams sealed, sent in segmented batches, received and opened. Without the kernel, and with loss:
+`cargo test --release --test channel_cost -- --ignored --nocapture seconds_per_gigabyte`.
+"""
+
+
+def alone(rows):
+    head = ["link", "what", "send s/GB", "receive s/GB"]
+
+    def lines(row):
+        for name, costs in row["alone"].items():
+            form = "{:.2f}x" if name == "ratio" else "{:.2f}"
+            yield [cell_text(cell_of(row)), name, *(form.format(costs[side]) for side in SIDES)]
+
+    return rows_of(rows, head, lines)
+
+
 PARTS = {"cells": (CELLS, cells), "change": (CHANGE, change), "outage": (OUTAGE, outage), "fairness": (FAIRNESS, fairness),
-         "memory": (MEMORY, memory), "cpu": (CPU, cpu)}
+         "memory": (MEMORY, memory), "cpu": (CPU, cpu), "alone": (ALONE, alone)}
 
 
 def report(results):

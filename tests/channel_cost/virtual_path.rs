@@ -1,9 +1,8 @@
-//! What the channel costs by itself: two channels in one process, sealed datagrams, no sockets and no kernel.
-//! Measurements, not checks: `cargo test --release --test channel_cost -- --ignored --nocapture --test-threads 1`.
+//! Two channels in one thread, no sockets and no kernel.
 //!
 //! The path is virtual (1 Gbps and 10 Gbps, batches arrive whole, as GRO hands them over), so that figures depend on
 //! the code alone; each side's seconds are those of the thread's CPU clock around its calls, less what reading the
-//! clock costs. `LONGHAUL_COST_GB` sets how much each run moves (default 1).
+//! clock costs.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -15,18 +14,14 @@ use longhaul::rate::RateMode;
 use longhaul::units::{BitRate, ByteCount, Instant};
 use rand::{Rng as _, SeedableRng as _};
 use rand_pcg::Pcg64;
-use rustix::time::{ClockId, clock_gettime};
+
+use crate::cpu_nanos;
 
 /// What the relay writes and reads at a time.
 const BLOCK: usize = 64 * 1024;
 
 /// IP and UDP headers.
 const HEADERS: u64 = 28;
-
-fn cpu_nanos() -> u64 {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
-}
 
 /// What one pair of clock readings costs.
 fn clock_cost() -> u64 {
@@ -252,11 +247,8 @@ fn measure(what: &str, run: Run, total: u64) {
     }
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn seconds_per_gigabyte() {
-    let gigabytes: f64 = std::env::var("LONGHAUL_COST_GB").ok().and_then(|text| text.parse().ok()).unwrap_or(1.0);
-    let total = (gigabytes * 1e9) as u64;
+/// Each kind of path once.
+pub fn run(total: u64) {
     let clean = Run {
         rate: BitRate::from_mbps(1000),
         rtt: Duration::from_millis(10),
