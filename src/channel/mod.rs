@@ -4,8 +4,10 @@
 //! next deadline come out. After every input drain [`Channel::poll_event`] and [`Channel::poll_transmit`].
 
 mod admission;
+mod chunk;
 mod drain;
 mod keyring;
+mod log;
 mod pmtu;
 mod ranges;
 mod received;
@@ -596,7 +598,8 @@ impl Channel {
         self.session.as_ref().map_or(0, |session| session.streams.peek(id, out))
     }
 
-    /// The next `len` in-order bytes where they lie, in at most two pieces; fewer if fewer have arrived.
+    /// The next `len` in-order bytes where they lie, in at most two pieces; fewer if fewer have arrived, or if it is more
+    /// than 128 KiB.
     pub fn peek_slices(&self, id: StreamId, len: usize) -> (&[u8], &[u8]) {
         self.session.as_ref().map_or((&[], &[]), |session| session.streams.peek_slices(id, len))
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::drain::DrainMeter;
 use super::pmtu::{MtuCounters, MtuDatagram, MtuSearch};
 use super::received::{ACK_DELAY_MAX, Received};
-use super::sent::{SentFrame, SentFrames, SentPackets};
+use super::sent::{SentFrame, SentPackets};
 use super::streams::Streams;
 use super::tail::TailCopies;
 use super::wire::{self, Cursor, Frame, Malformed};
@@ -235,16 +235,22 @@ impl Session {
             if newest.is_none_or(|(number, _)| acked.number > number) {
                 newest = Some((acked.number, acked.snapshot));
             }
-            if let [SentFrame::MtuProbe(probe)] = acked.frames[..] {
-                mtu.on_probe_acked(now, probe);
-            } else {
+            let mut probed = false;
+            for frame in acked.frames {
+                match frame {
+                    SentFrame::Stream { stream, offset, len, fin } => {
+                        streams.on_stream_acked(stream, offset, u64::from(len), fin);
+                    }
+                    SentFrame::MtuProbe(probe) => {
+                        mtu.on_probe_acked(now, probe);
+                        probed = true;
+                    }
+                    SentFrame::Credit(_) | SentFrame::Reset(..) => {}
+                }
+            }
+            if !probed {
                 mtu.on_acked(now, acked.number, acked.bytes as usize);
                 tail.on_settled(false);
-            }
-            for frame in acked.frames {
-                if let SentFrame::Stream { stream, offset, len, fin } = frame {
-                    streams.on_stream_acked(stream, offset, len, fin);
-                }
             }
         });
         if !plausible {
@@ -271,22 +277,22 @@ impl Session {
         let (mtu, tail) = (&mut self.mtu, &mut self.tail);
         let mut lost_bytes = 0;
         self.sent.detect_losses(now, &self.rtt, |lost| {
-            if let [SentFrame::MtuProbe(probe)] = lost.frames[..] {
-                return mtu.on_probe_lost(now, probe);
+            for frame in lost.frames {
+                match frame {
+                    SentFrame::Stream { stream, offset, len, fin } => {
+                        streams.on_stream_lost(stream, offset, u64::from(len), fin);
+                    }
+                    SentFrame::Credit(stream) => streams.on_credit_lost(stream),
+                    SentFrame::Reset(stream, code) => streams.on_reset_lost(stream, code),
+                    // It carries nothing else, and is no loss.
+                    SentFrame::MtuProbe(probe) => return mtu.on_probe_lost(now, probe),
+                }
             }
             mtu.on_lost(lost.number, lost.bytes as usize);
             tail.on_settled(true);
             counters.datagrams_lost += 1;
             *low_lost += u64::from(lost.low);
             lost_bytes += lost.bytes;
-            for frame in lost.frames {
-                match frame {
-                    SentFrame::Stream { stream, offset, len, fin } => streams.on_stream_lost(stream, offset, len, fin),
-                    SentFrame::Credit(stream) => streams.on_credit_lost(stream),
-                    SentFrame::Reset(stream, code) => streams.on_reset_lost(stream, code),
-                    SentFrame::MtuProbe(_) => {}
-                }
-            }
         });
         self.mtu.fall_back(now);
         self.follow_mtu();
@@ -347,15 +353,15 @@ impl Session {
         if now - self.released_at >= RELEASE_AFTER {
             self.released_at = now;
             self.streams.release_idle();
+            self.sent.release_idle();
         }
     }
 
     /// Puts what the oldest packet in flight carried into line again, without calling it lost.
     fn resend_oldest(&mut self) {
-        let Some(frames) = self.sent.oldest_in_flight().cloned() else { return };
-        for frame in frames {
+        for frame in self.sent.oldest_in_flight() {
             if let SentFrame::Stream { stream, offset, len, fin } = frame {
-                self.streams.on_stream_lost(stream, offset, len, fin);
+                self.streams.on_stream_lost(stream, offset, u64::from(len), fin);
                 self.probe_data_due = true;
             }
         }
@@ -458,11 +464,10 @@ impl Session {
         let oldest = self.sent.oldest_in_flight_at();
         let datagram = self.mtu.poll(now, oldest, self.rtt.srtt())?;
         let start = out.len();
-        let mut frames = SentFrames::new();
         wire::put_ping(out);
         if let MtuDatagram::Probe(probe) = datagram {
             out.resize(start + usize::from(probe.size) - self.wire_overhead as usize, wire::PADDING);
-            frames.push(SentFrame::MtuProbe(probe));
+            self.sent.carry(SentFrame::MtuProbe(probe));
         }
         let wire_bytes = (out.len() - start) as u64 + self.wire_overhead;
         self.pacer.on_sent(wire_bytes);
@@ -471,7 +476,7 @@ impl Session {
         }
         let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()), wire_bytes);
         let number = self.sent.next_number();
-        self.sent.on_sent(snapshot, wire_bytes, false, true, frames);
+        self.sent.on_sent(snapshot, wire_bytes, false, true);
         Some(Payload { number })
     }
 
@@ -503,10 +508,9 @@ impl Session {
         }
         let start = out.len();
         let limit = start + self.payload_max;
-        let mut frames = SentFrames::new();
-        let mut eliciting = self.put_control(now, limit, &mut frames, out);
+        let mut eliciting = self.put_control(now, limit, out);
         if data {
-            eliciting |= self.put_streams(now, limit, &mut frames, out);
+            eliciting |= self.put_streams(now, limit, out);
         }
         if std::mem::take(&mut self.ping_due) && !eliciting {
             wire::put_ping(out);
@@ -533,7 +537,7 @@ impl Session {
         let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()), offered);
         let number = self.sent.next_number();
         let low = data && self.law.is_below_path_rate();
-        self.sent.on_sent(snapshot, wire_bytes, low, eliciting, frames);
+        self.sent.on_sent(snapshot, wire_bytes, low, eliciting);
         Some(Payload { number })
     }
 
@@ -555,7 +559,7 @@ impl Session {
         let streams = &mut self.streams;
         self.tail.poll(now, self.rtt.srtt(), |frame| {
             if let SentFrame::Stream { stream, offset, len, fin } = frame {
-                streams.on_stream_lost(stream, offset, len, fin);
+                streams.on_stream_lost(stream, offset, u64::from(len), fin);
             }
         });
         self.copying = self.streams.has_ready();
@@ -566,7 +570,7 @@ impl Session {
         self.tail.copied()
     }
 
-    fn put_control(&mut self, now: Instant, limit: usize, frames: &mut SentFrames, out: &mut Vec<u8>) -> bool {
+    fn put_control(&mut self, now: Instant, limit: usize, out: &mut Vec<u8>) -> bool {
         let mut eliciting = false;
         if self.received.has_news() {
             let (delay, ranges) = self.received.acknowledge(now);
@@ -581,7 +585,7 @@ impl Session {
         while limit - out.len() > wire::RESET_LEN_MAX {
             let Some((stream, code)) = self.streams.next_reset() else { break };
             wire::put_reset(stream, code, out);
-            frames.push(SentFrame::Reset(stream, code));
+            self.sent.carry(SentFrame::Reset(stream, code));
             eliciting = true;
         }
         while limit - out.len() > wire::CREDIT_LEN_MAX {
@@ -590,13 +594,13 @@ impl Session {
                 break;
             };
             wire::put_credit(stream, consumed, granted, out);
-            frames.push(SentFrame::Credit(stream));
+            self.sent.carry(SentFrame::Credit(stream));
             eliciting = true;
         }
         eliciting
     }
 
-    fn put_streams(&mut self, now: Instant, limit: usize, frames: &mut SentFrames, out: &mut Vec<u8>) -> bool {
+    fn put_streams(&mut self, now: Instant, limit: usize, out: &mut Vec<u8>) -> bool {
         let mut any = false;
         loop {
             // A frame that reaches the end of the datagram needs no length; whether it does is known after the cut.
@@ -614,11 +618,12 @@ impl Session {
             if segment.retransmission {
                 self.counters.bytes_retransmitted += segment.len as u64;
             }
-            let frame = SentFrame::Stream { stream, offset: segment.offset, len: segment.len as u32, fin: segment.fin };
+            // No datagram is longer than 65,535 bytes.
+            let frame = SentFrame::Stream { stream, offset: segment.offset, len: segment.len as u16, fin: segment.fin };
             if !self.copying {
-                self.tail.on_sent(now, frame.clone(), segment.retransmission);
+                self.tail.on_sent(now, frame, segment.retransmission);
             }
-            frames.push(frame);
+            self.sent.carry(frame);
             any = true;
             self.probe_data_due = false;
             if !with_length {
