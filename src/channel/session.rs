@@ -10,7 +10,7 @@ use super::streams::Streams;
 use super::tail::TailCopies;
 use super::wire::{self, Cursor, Frame, Malformed};
 use crate::rate::{AckReport, DeliveryEstimator, Law, Pacer, Phase, RateMode, RateSample, RttEstimator};
-use crate::units::{ByteCount, Instant};
+use crate::units::{BitRate, ByteCount, Instant};
 
 /// Something that expects an ack leaves at least this often, so that silence means something.
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
@@ -31,6 +31,17 @@ const BACKLOG_PROVEN: u64 = 3;
 /// not consumed may come to this much. They cost a switch-over no line time, so they stand outside the bound above,
 /// which measured at 100 ms and 1 % of loss left a quarter of the line unused.
 const REASSEMBLY_BDPS: u64 = 4;
+/// All memory of a session, the TCP buffers of its flow and the frames under way with it included, is bounded to this many
+/// BDP (without a queue)…
+const MEMORY_BDPS: u64 = 3;
+/// … and this much. Both bounds above give way to it.
+const MEMORY_BASE: u64 = 8 << 20;
+/// Of that, what is not the channel's: a TCP buffer of the flow holds so much of the path's rate,
+const TCP_TIME: Duration = Duration::from_millis(40);
+/// or this at most,
+const TCP_MAX: u64 = 4 << 20;
+/// and frames, datagrams and the ends of chunks take this.
+const LOOSE: u64 = 512 << 10;
 /// A stream at rest for this long gives its memory back. On a LAN-like path a bulk stream runs empty many times per
 /// second, and to take the memory anew each time would cost page faults all along.
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
@@ -327,7 +338,16 @@ impl Session {
         if self.law.phase().is_some() {
             limit = limit.min(BACKLOG_PROVEN * self.delivery.delivered());
         }
-        self.streams.set_backlog_limits(limit, limit.max(bdp * REASSEMBLY_BDPS));
+        let memory = self.memory_limit(path, min_rtt);
+        let reassembly = limit.max(bdp * REASSEMBLY_BDPS).min(memory);
+        self.streams.set_backlog_limits(limit.min(memory), reassembly);
+    }
+
+    /// How many bytes may wait, here or at the far end, before a session over such a path has all the memory it may have.
+    fn memory_limit(&self, rate: BitRate, min_rtt: Duration) -> u64 {
+        let all = rate.bytes_in(min_rtt).as_u64() * MEMORY_BDPS + MEMORY_BASE;
+        let elsewhere = rate.bytes_in(TCP_TIME).as_u64().min(TCP_MAX) + LOOSE;
+        all.saturating_sub(elsewhere + self.sent.memory() as u64)
     }
 
     // --- time ---
