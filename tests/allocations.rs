@@ -79,7 +79,7 @@ fn counting<R>(to: &mut u64, work: impl FnOnce() -> R) -> R {
 }
 
 const ADDRESSES: [([u8; 4], u16); 2] = [([10, 0, 0, 1], 47000), ([10, 0, 0, 2], 47000)];
-const BLOCK: [u8; 65_536] = [7; 65_536];
+static BLOCK: [u8; 65_536] = [7; 65_536];
 
 /// Batches on their way in one direction: when they arrive, the length of their datagrams, and they.
 type Pipe = VecDeque<(Instant, usize, Vec<u8>)>;

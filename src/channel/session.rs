@@ -308,12 +308,17 @@ impl Session {
         self.mtu.fall_back(now);
         self.follow_mtu();
         let min_rtt = self.rtt.min_rtt().unwrap_or(self.rtt.srtt());
+        let mut in_flight = ByteCount::new(self.sent.in_flight());
+        if self.law.phase().is_none() && self.streams.is_flight_bound() {
+            // An operator's pace above the path's rate fills any window; where memory ends first, that is the window.
+            in_flight = in_flight.max(self.law.window());
+        }
         self.law.on_ack(&AckReport {
             now,
             sample,
             rtt,
             min_rtt,
-            in_flight: ByteCount::new(self.sent.in_flight()),
+            in_flight,
             delivered: self.delivery.delivered(),
             lost: lost_bytes,
             low_acked: std::mem::take(&mut self.low_acked),

@@ -186,6 +186,12 @@ impl Streams {
         (self.backlog * 100 / self.reassembly_limit).max(self.unacked * 100 / self.limit)
     }
 
+    /// Whether all that may be under way is under way: the bound on it is what holds the writers back, and not the pace, which
+    /// would leave bytes to be sent.
+    pub(super) fn is_flight_bound(&self) -> bool {
+        self.unacked * 4 >= self.limit * 3 && self.unsent * 10 <= self.unacked
+    }
+
     /// Changes the bound on what all streams together have written and not yet brought to the peer, and the wider one
     /// on what the peer has not consumed: that includes bytes which have arrived and wait behind a lost one.
     pub(super) fn set_backlog_limits(&mut self, limit: u64, reassembly_limit: u64) {

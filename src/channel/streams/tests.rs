@@ -98,6 +98,19 @@ fn what_waits_to_be_sent_is_counted_over_all_streams_and_copies_do_not_count() {
 }
 
 #[test]
+fn a_writer_that_its_pace_holds_back_is_not_bound_by_what_is_under_way() {
+    let mut streams = Streams::new(true);
+    streams.set_backlog_limits(1 << 20, 1 << 20);
+    let id = streams.open().unwrap();
+    streams.write(id, &vec![1; 1 << 20]);
+    assert!(!streams.is_flight_bound(), "most of it has not left");
+    while streams.next_segment(|_| 1400).is_some() {}
+    assert!(streams.is_flight_bound());
+    streams.on_stream_acked(id, 0, 1 << 19, false);
+    assert!(!streams.is_flight_bound(), "half of it has arrived, and may wait there");
+}
+
+#[test]
 fn a_writer_is_woken_once_when_the_peer_has_consumed_what_it_asked_for() {
     let mut streams = Streams::new(true);
     let id = streams.open().unwrap();
