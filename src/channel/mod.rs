@@ -552,7 +552,8 @@ impl Channel {
     }
 
     /// How many bytes [`Channel::write`] would take now: bounded by the backlog limit (2 x BDP or 150 ms of the
-    /// delivery rate, shared by the active streams by weight) and the peer's credit. Zero for a stream that is gone.
+    /// delivery rate, but no more than leaves the session within 3 BDP + 8 MiB of memory; shared by the active streams by
+    /// weight) and the peer's credit. Zero for a stream that is gone.
     pub fn writable(&self, id: StreamId) -> usize {
         self.session.as_ref().map_or(0, |session| session.streams.writable(id) as usize)
     }
