@@ -94,6 +94,8 @@ impl DerefMut for FrameBuf {
 #[derive(Debug, Default)]
 pub struct FramePool {
     free: Vec<FrameBuf>,
+    /// The fewest that were free since idle ones were last released.
+    idle: usize,
 }
 
 impl FramePool {
@@ -102,7 +104,9 @@ impl FramePool {
 
     /// An empty frame, reused where one is free.
     pub fn take(&mut self) -> FrameBuf {
-        self.free.pop().unwrap_or_else(FrameBuf::with_headroom)
+        let frame = self.free.pop().unwrap_or_else(FrameBuf::with_headroom);
+        self.idle = self.idle.min(self.free.len());
+        frame
     }
 
     /// Gives a frame back.
@@ -111,6 +115,12 @@ impl FramePool {
             frame.clear();
             self.free.push(frame);
         }
+    }
+
+    /// Frees the frames that nobody has needed since the last call: what a burst has left behind.
+    pub fn release_idle(&mut self) {
+        self.free.truncate(self.free.len() - self.idle);
+        self.idle = self.free.len();
     }
 }
 
@@ -151,5 +161,19 @@ mod tests {
         }
         assert_eq!(pool.free.len(), FramePool::LIMIT);
         assert!(pool.take().is_empty());
+    }
+
+    #[test]
+    fn a_pool_gives_back_what_nobody_needed_for_a_while() {
+        let mut pool = FramePool::default();
+        (0..9).for_each(|_| pool.put(FrameBuf::from_bytes(b"burst")));
+        pool.release_idle();
+        assert_eq!(pool.free.len(), 9, "they were in use a moment ago");
+        let used = [pool.take(), pool.take()];
+        used.into_iter().for_each(|frame| pool.put(frame));
+        pool.release_idle();
+        assert_eq!(pool.free.len(), 2);
+        pool.release_idle();
+        assert_eq!(pool.free.len(), 0);
     }
 }

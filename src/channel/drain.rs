@@ -48,7 +48,8 @@ impl DrainMeter {
     /// The rate at which the far end drains the backlog, with room to show that it can do more; `None` before there
     /// are enough measurements.
     pub(super) fn rate(&self) -> Option<BitRate> {
-        self.rates.iter().copied().collect::<Option<Vec<_>>>()?.into_iter().max().map(|rate| rate.percent(125))
+        let known = self.rates.iter().all(Option::is_some);
+        self.rates.iter().flatten().max().filter(|_| known).map(|rate| rate.percent(125))
     }
 }
 

@@ -4,8 +4,10 @@
 //! next deadline come out. After every input drain [`Channel::poll_event`] and [`Channel::poll_transmit`].
 
 mod admission;
+mod chunk;
 mod drain;
 mod keyring;
+mod log;
 mod pmtu;
 mod ranges;
 mod received;
@@ -563,7 +565,8 @@ impl Channel {
     }
 
     /// How many bytes [`Channel::write`] would take now: bounded by the backlog limit (2 x BDP or 150 ms of the
-    /// delivery rate, shared by the active streams by weight) and the peer's credit. Zero for a stream that is gone.
+    /// delivery rate, but no more than leaves the session within 3 BDP + 8 MiB of memory; shared by the active streams by
+    /// weight) and the peer's credit. Zero for a stream that is gone.
     pub fn writable(&self, id: StreamId) -> usize {
         self.session.as_ref().map_or(0, |session| session.streams.writable(id) as usize)
     }
@@ -609,7 +612,8 @@ impl Channel {
         self.session.as_ref().map_or(0, |session| session.streams.peek(id, out))
     }
 
-    /// The next `len` in-order bytes where they lie, in at most two pieces; fewer if fewer have arrived.
+    /// The next `len` in-order bytes where they lie, in at most two pieces; fewer if fewer have arrived, or if it is more
+    /// than 128 KiB.
     pub fn peek_slices(&self, id: StreamId, len: usize) -> (&[u8], &[u8]) {
         self.session.as_ref().map_or((&[], &[]), |session| session.streams.peek_slices(id, len))
     }

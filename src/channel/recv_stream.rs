@@ -1,5 +1,6 @@
 //! The peer's direction of a stream: reassembly and the credit we grant.
 
+use super::chunk::ChunkPool;
 use super::ranges::RangeSet;
 use super::ring::ByteRing;
 
@@ -47,7 +48,13 @@ impl RecvStream {
     }
 
     /// Takes bytes in any order; true when there is more to read than before (the end counts).
-    pub(super) fn insert(&mut self, offset: u64, bytes: &[u8], fin: bool) -> Result<bool, Violation> {
+    pub(super) fn insert(
+        &mut self,
+        pool: &mut ChunkPool,
+        offset: u64,
+        bytes: &[u8],
+        fin: bool,
+    ) -> Result<bool, Violation> {
         let frame_end = offset.checked_add(bytes.len() as u64).ok_or(Violation)?;
         if frame_end > self.limit || self.end.is_some_and(|end| frame_end > end || (fin && frame_end != end)) {
             return Err(Violation);
@@ -62,7 +69,7 @@ impl RecvStream {
         let before = self.contiguous;
         if frame_end > before {
             let skip = before.saturating_sub(offset) as usize;
-            self.ring.write(offset + skip as u64, &bytes[skip..]);
+            self.ring.write(pool, offset + skip as u64, &bytes[skip..]);
             if offset <= before && self.received.is_empty() {
                 self.contiguous = frame_end;
             } else {
@@ -99,8 +106,8 @@ impl RecvStream {
     }
 
     /// Consumes bytes; at most what is readable.
-    pub(super) fn consume(&mut self, len: usize) {
-        self.ring.advance(self.ring.base() + len.min(self.readable()) as u64);
+    pub(super) fn consume(&mut self, pool: &mut ChunkPool, len: usize) {
+        self.ring.advance(pool, self.ring.base() + len.min(self.readable()) as u64);
     }
 
     /// Whether the end has been reached and everything consumed.
@@ -134,17 +141,18 @@ impl RecvStream {
     }
 
     /// Gives memory back that has not been used for a while.
-    pub(super) fn release_idle(&mut self) {
-        self.ring.release_idle();
+    pub(super) fn release_idle(&mut self, pool: &mut ChunkPool) {
+        self.ring.release_idle(pool);
+    }
+
+    /// Gives all memory back: the stream is over.
+    pub(super) fn release(mut self, pool: &mut ChunkPool) {
+        self.ring.release(pool);
     }
 
     /// Bytes consumed since the stream began.
     pub(super) fn consumed(&self) -> u64 {
         self.ring.base()
-    }
-
-    pub(super) fn memory(&self) -> usize {
-        self.ring.capacity()
     }
 }
 
@@ -155,42 +163,46 @@ mod tests {
     #[test]
     fn bytes_in_any_order_become_a_stream() {
         let mut stream = RecvStream::new();
-        assert_eq!(stream.insert(3, b"def", true), Ok(false));
+        assert_eq!(stream.insert(&mut ChunkPool::default(), 3, b"def", true), Ok(false));
         assert_eq!(stream.readable(), 0);
-        assert_eq!(stream.insert(0, b"abcd", false), Ok(true));
+        assert_eq!(stream.insert(&mut ChunkPool::default(), 0, b"abcd", false), Ok(true));
         let mut out = [0; 10];
         assert_eq!(stream.peek(&mut out), 6);
         assert_eq!(&out[..6], b"abcdef");
-        stream.consume(6);
+        stream.consume(&mut ChunkPool::default(), 6);
         assert!(stream.is_finished());
-        assert_eq!(stream.insert(0, b"abcd", false), Ok(false), "an old copy changes nothing");
+        assert_eq!(
+            stream.insert(&mut ChunkPool::default(), 0, b"abcd", false),
+            Ok(false),
+            "an old copy changes nothing"
+        );
     }
 
     #[test]
     fn a_late_end_is_news() {
         let mut stream = RecvStream::new();
-        assert_eq!(stream.insert(0, b"ab", false), Ok(true));
-        stream.consume(2);
+        assert_eq!(stream.insert(&mut ChunkPool::default(), 0, b"ab", false), Ok(true));
+        stream.consume(&mut ChunkPool::default(), 2);
         assert!(!stream.is_finished());
-        assert_eq!(stream.insert(2, b"", true), Ok(true));
+        assert_eq!(stream.insert(&mut ChunkPool::default(), 2, b"", true), Ok(true));
         assert!(stream.is_finished());
     }
 
     #[test]
     fn a_peer_beyond_its_credit_or_past_its_end_is_refused() {
         let mut stream = RecvStream::new();
-        assert_eq!(stream.insert(INITIAL_WINDOW, b"x", false), Err(Violation));
-        assert_eq!(stream.insert(u64::MAX, b"xx", false), Err(Violation));
-        stream.insert(0, b"abc", true).unwrap();
-        assert_eq!(stream.insert(3, b"d", false), Err(Violation));
-        assert_eq!(stream.insert(0, b"ab", true), Err(Violation));
+        assert_eq!(stream.insert(&mut ChunkPool::default(), INITIAL_WINDOW, b"x", false), Err(Violation));
+        assert_eq!(stream.insert(&mut ChunkPool::default(), u64::MAX, b"xx", false), Err(Violation));
+        stream.insert(&mut ChunkPool::default(), 0, b"abc", true).unwrap();
+        assert_eq!(stream.insert(&mut ChunkPool::default(), 3, b"d", false), Err(Violation));
+        assert_eq!(stream.insert(&mut ChunkPool::default(), 0, b"ab", true), Err(Violation));
     }
 
     #[test]
     fn consuming_returns_credit() {
         let mut stream = RecvStream::new();
-        stream.insert(0, &[0; 1000], false).unwrap();
-        stream.consume(1000);
+        stream.insert(&mut ChunkPool::default(), 0, &[0; 1000], false).unwrap();
+        stream.consume(&mut ChunkPool::default(), 1000);
         assert!(stream.has_news());
         assert_eq!(stream.credit(), (1000, INITIAL_WINDOW + 1000));
         assert!(!stream.has_news());

@@ -1,12 +1,18 @@
-//! A window onto a byte stream: bytes between two absolute offsets, kept in a ring that grows with what it holds.
+//! A window onto a byte stream: bytes between two absolute offsets, in chunks that come and go with them.
 
-/// Capacity below which nothing is given back to the allocator.
-const KEEP: usize = 64 * 1024;
+use std::collections::VecDeque;
 
-/// Stream bytes from `base` on, at most the ring's capacity.
-#[derive(Clone, Debug, Default)]
+use super::chunk::{CHUNK, ChunkPool};
+
+/// Stream bytes from `base` on.
+///
+/// Whenever it runs empty it begins anew at the front of the chunk it has: a stream whose bytes never wait long stays in
+/// one place, which a CPU has in its cache.
+#[derive(Debug, Default)]
 pub(super) struct ByteRing {
-    storage: Vec<u8>,
+    /// The first begins at `origin`; all but the last are whole, or empty where nothing was written yet.
+    chunks: VecDeque<Box<[u8]>>,
+    origin: u64,
     base: u64,
     end: u64,
     /// Something was written since [`ByteRing::release_idle`] was last asked.
@@ -24,107 +30,105 @@ impl ByteRing {
         self.end
     }
 
-    fn place(&self, offset: u64) -> usize {
-        // The capacity is a power of two.
-        (offset & (self.storage.len() as u64 - 1)) as usize
-    }
-
-    fn grow(&mut self, span: usize) {
-        if span <= self.storage.len() {
-            return;
-        }
-        let storage = vec![0; span.next_power_of_two().max(4096)];
-        let mut bigger = ByteRing { storage, base: self.base, end: self.end, touched: self.touched };
-        let mut offset = self.base;
-        while offset < self.end {
-            let chunk = self.chunk(offset, (self.end - offset) as usize).len();
-            let place = bigger.place(offset);
-            let fits = chunk.min(bigger.storage.len() - place);
-            let (from, to) = (self.chunk(offset, fits), &mut bigger.storage[place..place + fits]);
-            to.copy_from_slice(from);
-            offset += fits as u64;
-        }
-        *self = bigger;
-    }
-
-    fn chunk(&self, offset: u64, len: usize) -> &[u8] {
-        let place = self.place(offset);
-        &self.storage[place..(place + len).min(self.storage.len())]
+    /// Which chunk a byte is in, and where in it.
+    fn place(&self, offset: u64) -> (usize, usize) {
+        let at = (offset - self.origin) as usize;
+        (at / CHUNK, at % CHUNK)
     }
 
     /// Writes bytes at an absolute offset at or above [`ByteRing::base`]; there may be a hole before them.
-    pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
+    pub(super) fn write(&mut self, pool: &mut ChunkPool, mut offset: u64, mut bytes: &[u8]) {
         debug_assert!(offset >= self.base);
         if bytes.is_empty() {
             return;
         }
         self.touched = true;
-        let end = offset + bytes.len() as u64;
-        self.grow((end.max(self.end) - self.base) as usize);
-        let place = self.place(offset);
-        let first = bytes.len().min(self.storage.len() - place);
-        self.storage[place..place + first].copy_from_slice(&bytes[..first]);
-        self.storage[..bytes.len() - first].copy_from_slice(&bytes[first..]);
-        self.end = self.end.max(end);
+        while !bytes.is_empty() {
+            let (index, at) = self.place(offset);
+            let (piece, rest) = bytes.split_at(bytes.len().min(CHUNK - at));
+            while self.chunks.len() <= index {
+                self.chunks.push_back(Box::default());
+            }
+            let alone = self.chunks.len() == 1;
+            let chunk = &mut self.chunks[index];
+            if chunk.len() < at + piece.len() {
+                pool.extend(chunk, at + piece.len(), alone);
+            }
+            chunk[at..at + piece.len()].copy_from_slice(piece);
+            offset += piece.len() as u64;
+            bytes = rest;
+        }
+        self.end = self.end.max(offset);
+    }
+
+    /// The bytes of a stretch where they lie, piece by piece.
+    fn pieces(&self, offset: u64, len: usize) -> impl Iterator<Item = &[u8]> {
+        debug_assert!(offset >= self.base && offset + len as u64 <= self.end);
+        let (mut index, mut at) = self.place(offset);
+        let mut left = len;
+        std::iter::from_fn(move || {
+            let piece = &self.chunks[index][at..(at + left).min(CHUNK)];
+            (index, at, left) = (index + 1, 0, left - piece.len());
+            Some(piece)
+        })
+        .take(if len == 0 { 0 } else { (at + len).div_ceil(CHUNK) })
     }
 
     /// Copies bytes from an absolute offset into `out`.
     pub(super) fn copy(&self, offset: u64, out: &mut [u8]) {
-        debug_assert!(offset >= self.base && offset + out.len() as u64 <= self.end);
-        if out.is_empty() {
-            return;
+        let mut filled = 0;
+        for piece in self.pieces(offset, out.len()) {
+            out[filled..filled + piece.len()].copy_from_slice(piece);
+            filled += piece.len();
         }
-        let first = self.chunk(offset, out.len());
-        let split = first.len();
-        out[..split].copy_from_slice(first);
-        let rest = out.len() - split;
-        out[split..].copy_from_slice(&self.storage[..rest]);
     }
 
-    /// Bytes from an absolute offset where they lie, in two pieces where they cross the end of the ring.
+    /// Bytes from an absolute offset where they lie, in two pieces where they cross from one chunk to the next; no more
+    /// than a chunk is long.
     pub(super) fn slices(&self, offset: u64, len: usize) -> (&[u8], &[u8]) {
-        debug_assert!(offset >= self.base && offset + len as u64 <= self.end);
-        if len == 0 {
-            return (&[], &[]);
-        }
-        let first = self.chunk(offset, len);
-        (first, &self.storage[..len - first.len()])
+        let mut pieces = self.pieces(offset, len.min(CHUNK));
+        (pieces.next().unwrap_or_default(), pieces.next().unwrap_or_default())
     }
 
     /// Appends bytes from an absolute offset to `out`.
     pub(super) fn append_to(&self, offset: u64, len: usize, out: &mut Vec<u8>) {
-        debug_assert!(offset >= self.base && offset + len as u64 <= self.end);
-        if len == 0 {
-            return;
-        }
-        let first = self.chunk(offset, len);
-        out.extend_from_slice(first);
-        out.extend_from_slice(&self.storage[..len - first.len()]);
+        self.pieces(offset, len).for_each(|piece| out.extend_from_slice(piece));
     }
 
     /// Forgets everything below `base`.
-    pub(super) fn advance(&mut self, base: u64) {
+    pub(super) fn advance(&mut self, pool: &mut ChunkPool, base: u64) {
         debug_assert!(base >= self.base);
         self.base = base;
         self.end = self.end.max(base);
-    }
-
-    /// Gives the memory of an empty ring back if nothing was written since the last call. A ring in use runs empty after
-    /// every loss is repaired: to give its memory back then would cost more page faults than copying.
-    pub(super) fn release_idle(&mut self) {
-        if !std::mem::take(&mut self.touched) && self.base == self.end && self.storage.len() > KEEP {
-            self.storage = Vec::new();
+        let is_empty = self.base == self.end;
+        while self.chunks.len() > usize::from(is_empty) && (is_empty || self.base - self.origin >= CHUNK as u64) {
+            self.chunks.pop_front().into_iter().for_each(|chunk| pool.put(chunk));
+            self.origin += CHUNK as u64;
+        }
+        if is_empty {
+            self.origin = self.base;
         }
     }
 
-    /// Whether asking for memory again would change nothing, as long as nothing is written.
-    pub(super) fn is_resting(&self) -> bool {
-        !self.touched && self.storage.len() <= KEEP
+    /// Gives the memory of an empty ring back if nothing was written since the last call. A ring in use runs empty after
+    /// every loss is repaired.
+    pub(super) fn release_idle(&mut self, pool: &mut ChunkPool) {
+        if !std::mem::take(&mut self.touched) && self.base == self.end {
+            self.release(pool);
+        }
     }
 
-    /// Bytes of memory it holds.
-    pub(super) fn capacity(&self) -> usize {
-        self.storage.len()
+    /// Gives all memory back; the bytes are gone.
+    pub(super) fn release(&mut self, pool: &mut ChunkPool) {
+        self.base = self.end;
+        self.origin = self.end;
+        self.chunks.drain(..).for_each(|chunk| pool.put(chunk));
+        self.chunks.shrink_to_fit();
+    }
+
+    /// Whether it holds no memory that could be given back.
+    pub(super) fn is_resting(&self) -> bool {
+        !self.touched && self.chunks.is_empty()
     }
 }
 
@@ -133,57 +137,87 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn pattern(range: std::ops::Range<u64>) -> Vec<u8> {
+        range.map(|at| (at % 251) as u8).collect()
+    }
+
     proptest! {
         #[test]
-        fn gives_back_what_was_written_across_wraps_and_growth(steps in proptest::collection::vec((1_usize..9000, 0_usize..9000), 1..40)) {
-            let mut ring = ByteRing::default();
+        fn gives_back_what_was_written_across_chunks(
+            steps in proptest::collection::vec((1_usize..90_000, 0_usize..90_000, 0_usize..200_000), 1..40),
+        ) {
+            let (mut ring, mut pool) = (ByteRing::default(), ChunkPool::default());
             let (mut written, mut read) = (0_u64, 0_u64);
-            for (write, consume) in steps {
-                let bytes: Vec<u8> = (written..written + write as u64).map(|at| (at % 251) as u8).collect();
-                ring.write(written, &bytes);
+            for (write, consume, ahead) in steps {
+                // The end first, as when the beginning was lost.
+                let hole = (ahead % write) as u64;
+                let bytes = pattern(written..written + write as u64);
+                ring.write(&mut pool, written + hole, &bytes[hole as usize..]);
+                ring.write(&mut pool, written, &bytes[..hole as usize]);
                 written += write as u64;
                 let take = consume.min((written - read) as usize);
                 let mut out = vec![0; take];
                 ring.copy(read, &mut out);
                 let mut appended = Vec::new();
                 ring.append_to(read, take, &mut appended);
-                let expected: Vec<u8> = (read..read + take as u64).map(|at| (at % 251) as u8).collect();
+                let expected = pattern(read..read + take as u64);
                 prop_assert_eq!(&out, &expected);
                 prop_assert_eq!(&appended, &expected);
                 let (head, tail) = ring.slices(read, take);
                 prop_assert_eq!(&[head, tail].concat(), &expected);
                 read += take as u64;
-                ring.advance(read);
+                ring.advance(&mut pool, read);
                 prop_assert_eq!((ring.base(), ring.end()), (read, written));
+                let in_use: usize = ring.chunks.iter().map(|chunk| chunk.len()).sum();
+                prop_assert!(in_use <= (written - read) as usize + 2 * CHUNK, "{} bytes in {}", written - read, in_use);
             }
+            ring.release(&mut pool);
+            pool.release_idle();
+            pool.release_idle();
+            prop_assert_eq!(pool.held(), 0);
         }
     }
 
     #[test]
     fn memory_stays_while_the_ring_is_in_use_and_goes_when_it_rests_empty() {
-        let mut ring = ByteRing::default();
-        ring.write(0, &[7; 4 * KEEP]);
-        ring.advance(4 * KEEP as u64);
-        ring.release_idle();
-        assert_eq!(ring.capacity(), 4 * KEEP);
-        ring.write(4 * KEEP as u64, b"x");
-        ring.release_idle();
-        ring.release_idle();
-        assert_eq!(ring.capacity(), 4 * KEEP, "not empty");
-        ring.advance(4 * KEEP as u64 + 1);
-        ring.release_idle();
-        assert_eq!(ring.capacity(), 0);
-        ring.write(4 * KEEP as u64 + 1, b"y");
-        assert_eq!((ring.base(), ring.end()), (4 * KEEP as u64 + 1, 4 * KEEP as u64 + 2));
+        let (mut ring, mut pool) = (ByteRing::default(), ChunkPool::default());
+        let len = 4 * CHUNK as u64;
+        ring.write(&mut pool, 0, &vec![7; len as usize]);
+        ring.advance(&mut pool, len);
+        ring.release_idle(&mut pool);
+        assert_eq!((ring.chunks.len(), pool.held()), (1, 4 * CHUNK));
+        ring.write(&mut pool, len, b"x");
+        ring.release_idle(&mut pool);
+        ring.release_idle(&mut pool);
+        assert!(!ring.is_resting(), "not empty");
+        ring.advance(&mut pool, len + 1);
+        ring.release_idle(&mut pool);
+        assert!(ring.is_resting());
+        pool.release_idle();
+        pool.release_idle();
+        assert_eq!(pool.held(), 0);
+        ring.write(&mut pool, len + 1, b"y");
+        assert_eq!((ring.base(), ring.end()), (len + 1, len + 2));
     }
 
     #[test]
-    fn holes_are_filled_later() {
-        let mut ring = ByteRing::default();
-        ring.write(5000, b"later");
-        ring.write(0, &[7; 5000]);
-        let mut out = vec![0; 5005];
-        ring.copy(0, &mut out);
-        assert_eq!(&out[4999..], b"\x07later");
+    fn a_stream_with_little_to_say_holds_little_however_far_it_gets() {
+        let (mut ring, mut pool) = (ByteRing::default(), ChunkPool::default());
+        for at in 0..100_000_u64 {
+            ring.write(&mut pool, at * 100, &[1; 100]);
+            ring.advance(&mut pool, at * 100 + 100);
+        }
+        assert_eq!(pool.held(), 4096);
+    }
+
+    #[test]
+    fn what_lies_far_ahead_costs_no_memory_for_the_hole_before_it() {
+        let (mut ring, mut pool) = (ByteRing::default(), ChunkPool::default());
+        ring.write(&mut pool, 40 * CHUNK as u64, b"later");
+        assert_eq!(pool.held(), CHUNK);
+        ring.write(&mut pool, 0, &vec![7; 40 * CHUNK]);
+        let mut out = vec![0; 5];
+        ring.copy(40 * CHUNK as u64 - 1, &mut out);
+        assert_eq!(&out, b"\x07late");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::chunk::ChunkPool;
 use super::ranges::RangeSet;
 use super::ring::ByteRing;
 
@@ -66,8 +67,8 @@ impl SendStream {
         if self.finished { 0 } else { self.limit.saturating_sub(self.ring.end()) }
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) {
-        self.ring.write(self.ring.end(), bytes);
+    pub(super) fn write(&mut self, pool: &mut ChunkPool, bytes: &[u8]) {
+        self.ring.write(pool, self.ring.end(), bytes);
         self.unacked += bytes.len() as u64;
     }
 
@@ -126,7 +127,7 @@ impl SendStream {
         self.ring.append_to(segment.offset, segment.len, out);
     }
 
-    pub(super) fn on_acked(&mut self, range: Range<u64>, fin: bool) {
+    pub(super) fn on_acked(&mut self, pool: &mut ChunkPool, range: Range<u64>, fin: bool) {
         self.fin_acked |= fin;
         if fin {
             self.fin_lost = false;
@@ -138,7 +139,7 @@ impl SendStream {
         let start = range.start.max(self.ring.base());
         if start == self.ring.base() && self.acked.is_empty() {
             self.unacked -= range.end - start;
-            self.ring.advance(range.end);
+            self.ring.advance(pool, range.end);
             return;
         }
         let unacked = &mut self.unacked;
@@ -147,7 +148,7 @@ impl SendStream {
             && first.start <= self.ring.base()
         {
             self.acked.pop_first();
-            self.ring.advance(first.end);
+            self.ring.advance(pool, first.end);
         }
     }
 
@@ -156,15 +157,13 @@ impl SendStream {
         if fin && !self.fin_acked {
             self.fin_lost = true;
         }
-        // A range may have been acknowledged by a copy of it.
-        let mut missing = RangeSet::default();
-        missing.insert(range.start.max(self.ring.base())..range.end.max(self.ring.base()));
-        for acked in self.acked.overlapping(range) {
-            missing.remove(acked);
+        let mut from = range.start.max(self.ring.base());
+        // A part may have been acknowledged by a copy of it.
+        for acked in self.acked.overlapping(range.clone()) {
+            self.lost.insert(from..acked.start.max(from));
+            from = from.max(acked.end);
         }
-        for range in missing.iter_descending() {
-            self.lost.insert(range);
-        }
+        self.lost.insert(from..range.end.max(from));
     }
 
     /// The peer's credit; false where it contradicts what was written.
@@ -183,12 +182,13 @@ impl SendStream {
     }
 
     /// Gives memory back that has not been used for a while.
-    pub(super) fn release_idle(&mut self) {
-        self.ring.release_idle();
+    pub(super) fn release_idle(&mut self, pool: &mut ChunkPool) {
+        self.ring.release_idle(pool);
     }
 
-    pub(super) fn memory(&self) -> usize {
-        self.ring.capacity()
+    /// Gives all memory back: the stream is over.
+    pub(super) fn release(mut self, pool: &mut ChunkPool) {
+        self.ring.release(pool);
     }
 }
 
@@ -198,7 +198,7 @@ mod tests {
 
     fn stream(bytes: &[u8]) -> SendStream {
         let mut stream = SendStream::new(1 << 20);
-        stream.write(bytes);
+        stream.write(&mut ChunkPool::default(), bytes);
         stream
     }
 
@@ -218,7 +218,7 @@ mod tests {
     fn bytes_acknowledged_by_a_copy_are_not_lost_again() {
         let mut stream = stream(&[0; 100]);
         stream.next_segment(100);
-        stream.on_acked(20..50, false);
+        stream.on_acked(&mut ChunkPool::default(), 20..50, false);
         stream.on_lost(10..60, false);
         assert_eq!((stream.next_segment(100).unwrap().offset, stream.next_segment(100).unwrap().offset), (10, 50));
         assert_eq!(stream.next_segment(100), None);
@@ -235,9 +235,9 @@ mod tests {
         stream.on_lost(3..3, true);
         assert!(stream.has_lost() && !stream.has_new());
         assert_eq!(stream.next_segment(10), Some(fin));
-        stream.on_acked(3..3, true);
+        stream.on_acked(&mut ChunkPool::default(), 3..3, true);
         assert!(!stream.is_acked());
-        stream.on_acked(0..3, false);
+        stream.on_acked(&mut ChunkPool::default(), 0..3, false);
         assert!(stream.is_acked());
     }
 

@@ -5,12 +5,10 @@
 //! counts as well, which is faster. Both learn: every datagram that arrives out of order widens the window to what
 //! would have been enough for it.
 
-use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
+use super::log::Log;
 use super::pmtu::MtuProbe;
 use super::ranges::RangeSet;
 use super::{ResetCode, StreamId};
@@ -26,12 +24,12 @@ const WINDOW_MIN: Duration = Duration::from_millis(1);
 const REORDERING_MEMORY: Duration = Duration::from_secs(30);
 
 /// What to do when a datagram is acknowledged or lost.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum SentFrame {
     Stream {
         stream: StreamId,
         offset: u64,
-        len: u32,
+        len: u16,
         fin: bool,
     },
     Credit(StreamId),
@@ -39,8 +37,6 @@ pub(super) enum SentFrame {
     /// Nothing but padding, to learn whether the path carries so much. Its loss says nothing else.
     MtuProbe(MtuProbe),
 }
-
-pub(super) type SentFrames = SmallVec<[SentFrame; 2]>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fate {
@@ -51,35 +47,54 @@ enum Fate {
     Lost,
 }
 
-#[derive(Debug)]
+/// There is one for every datagram under way: what it weighs is what the channel needs beside the bytes themselves.
+#[derive(Clone, Copy, Debug)]
 struct Sent {
     snapshot: SendSnapshot,
+    /// Its first frame, modulo 2^32, counted from the first ever.
+    first_frame: u32,
+    frames: u16,
     bytes: u16,
     fate: Fate,
     /// Sent below the path's rate: a loss is the path's own.
     low: bool,
-    frames: SentFrames,
 }
 
+/// What the datagrams carried, in order.
+#[derive(Debug, Default)]
+struct Frames {
+    log: Log<SentFrame>,
+    /// How many are gone from the front, modulo 2^32.
+    gone: u32,
+}
+
+impl Frames {
+    fn of(&self, sent: &Sent) -> impl Iterator<Item = SentFrame> {
+        self.log.range(sent.first_frame.wrapping_sub(self.gone) as usize).copied().take(usize::from(sent.frames))
+    }
+}
+
+/// What a datagram carried.
+type Carried<'a> = &'a mut dyn Iterator<Item = SentFrame>;
+
 /// An acknowledged datagram.
-#[derive(Debug)]
-pub(super) struct Acked {
+pub(super) struct Acked<'a> {
     pub(super) number: u64,
     pub(super) snapshot: SendSnapshot,
     pub(super) bytes: u64,
     pub(super) low: bool,
-    pub(super) frames: SentFrames,
+    /// Nothing where it had been declared lost.
+    pub(super) frames: Carried<'a>,
     /// It had been declared lost.
     pub(super) spurious: bool,
 }
 
 /// A lost datagram.
-#[derive(Debug)]
-pub(super) struct Lost {
+pub(super) struct Lost<'a> {
     pub(super) number: u64,
     pub(super) bytes: u64,
     pub(super) low: bool,
-    pub(super) frames: SentFrames,
+    pub(super) frames: Carried<'a>,
 }
 
 /// All datagrams of a session that may still matter.
@@ -87,7 +102,10 @@ pub(super) struct Lost {
 pub(super) struct SentPackets {
     /// Number of the first kept.
     base: u64,
-    packets: VecDeque<Sent>,
+    packets: Log<Sent>,
+    frames: Frames,
+    /// Frames of the datagram that is being made.
+    carried: u16,
     acked: RangeSet,
     in_flight: u64,
     largest_acked: Option<u64>,
@@ -103,7 +121,9 @@ impl SentPackets {
     pub(super) fn new(now: Instant) -> Self {
         SentPackets {
             base: 0,
-            packets: VecDeque::new(),
+            packets: Log::default(),
+            frames: Frames::default(),
+            carried: 0,
             acked: RangeSet::default(),
             in_flight: 0,
             largest_acked: None,
@@ -127,25 +147,33 @@ impl SentPackets {
 
     /// Bytes of memory held.
     pub(super) fn memory(&self) -> usize {
-        self.packets.capacity() * size_of::<Sent>()
+        self.packets.memory() + self.frames.log.memory()
     }
 
-    /// Notes a datagram that leaves; `eliciting` ones expect an ack and count as in flight.
-    pub(super) fn on_sent(
-        &mut self,
-        snapshot: SendSnapshot,
-        bytes: u64,
-        low: bool,
-        eliciting: bool,
-        frames: SentFrames,
-    ) {
+    /// Gives memory back that has not been used for a while.
+    pub(super) fn release_idle(&mut self) {
+        self.packets.release_idle();
+        self.frames.log.release_idle();
+    }
+
+    /// The datagram that leaves next carries this.
+    pub(super) fn carry(&mut self, frame: SentFrame) {
+        self.frames.log.push_back(frame);
+        self.carried += 1;
+    }
+
+    /// Notes a datagram that leaves with what it was said to [`SentPackets::carry`]; `eliciting` ones expect an ack and
+    /// count as in flight.
+    pub(super) fn on_sent(&mut self, snapshot: SendSnapshot, bytes: u64, low: bool, eliciting: bool) {
         let fate = if eliciting { Fate::InFlight } else { Fate::Resolved };
         let bytes = u16::try_from(bytes).unwrap_or(u16::MAX);
         if eliciting {
             self.in_flight += u64::from(bytes);
             self.last_eliciting = Some(snapshot.sent);
         }
-        self.packets.push_back(Sent { snapshot, bytes, fate, low, frames });
+        let frames = std::mem::take(&mut self.carried);
+        let first_frame = self.frames.gone.wrapping_add((self.frames.log.len() - usize::from(frames)) as u32);
+        self.packets.push_back(Sent { snapshot, first_frame, frames, bytes, fate, low });
         if !eliciting {
             self.trim(snapshot.sent, Duration::MAX);
         }
@@ -158,7 +186,7 @@ impl SentPackets {
         now: Instant,
         rtt: &RttEstimator,
         ranges: impl Iterator<Item = Range<u64>>,
-        mut on_acked: impl FnMut(Acked),
+        mut on_acked: impl FnMut(Acked<'_>),
     ) -> bool {
         let next = self.next_number();
         let before = self.largest_acked;
@@ -171,7 +199,7 @@ impl SentPackets {
             if range.is_empty() {
                 continue;
             }
-            let (base, packets, in_flight) = (self.base, &mut self.packets, &mut self.in_flight);
+            let (base, packets, frames, in_flight) = (self.base, &mut self.packets, &self.frames, &mut self.in_flight);
             let (largest, largest_sent) = (&mut self.largest_acked, &mut self.largest_acked_sent);
             self.acked.insert_with(range, |fresh| {
                 for number in fresh {
@@ -192,13 +220,15 @@ impl SentPackets {
                         *largest = Some(number);
                         *largest_sent = packet.snapshot.sent;
                     }
+                    let spurious = fate == Fate::Lost;
+                    let carried = if spurious { 0 } else { usize::from(packet.frames) };
                     on_acked(Acked {
                         number,
                         snapshot: packet.snapshot,
                         bytes: u64::from(packet.bytes),
                         low: packet.low,
-                        frames: std::mem::take(&mut packet.frames),
-                        spurious: fate == Fate::Lost,
+                        frames: &mut frames.of(packet).take(carried),
+                        spurious,
                     });
                 }
             });
@@ -223,7 +253,7 @@ impl SentPackets {
     }
 
     /// Hands every datagram that is lost by now to `on_lost`.
-    pub(super) fn detect_losses(&mut self, now: Instant, rtt: &RttEstimator, mut on_lost: impl FnMut(Lost)) {
+    pub(super) fn detect_losses(&mut self, now: Instant, rtt: &RttEstimator, mut on_lost: impl FnMut(Lost<'_>)) {
         self.forget_reordering(now);
         let Some(largest) = self.largest_acked else { return };
         let threshold = self.time_threshold(rtt);
@@ -242,7 +272,7 @@ impl SentPackets {
                     number: self.cursor,
                     bytes: u64::from(packet.bytes),
                     low: packet.low,
-                    frames: std::mem::take(&mut packet.frames),
+                    frames: &mut self.frames.of(packet),
                 });
             }
             self.cursor += 1;
@@ -254,7 +284,7 @@ impl SentPackets {
     pub(super) fn loss_deadline(&self, rtt: &RttEstimator) -> Option<Instant> {
         let largest = self.largest_acked?;
         let cursor = self.cursor.max(self.base);
-        let packet = self.packets.get((cursor - self.base) as usize)?;
+        let packet = self.packets.range((cursor - self.base) as usize).next()?;
         (cursor < largest && packet.fate == Fate::InFlight).then(|| packet.snapshot.sent + self.time_threshold(rtt))
     }
 
@@ -269,7 +299,10 @@ impl SentPackets {
             if !done {
                 break;
             }
-            self.packets.pop_front();
+            let frames = front.frames;
+            self.frames.log.drop_front(usize::from(frames));
+            self.frames.gone = self.frames.gone.wrapping_add(u32::from(frames));
+            self.packets.drop_front(1);
             self.base += 1;
         }
         self.acked.remove_below(self.base);
@@ -281,9 +314,13 @@ impl SentPackets {
     }
 
     /// What the oldest datagram in flight carried: the contents of a probe.
-    pub(super) fn oldest_in_flight(&self) -> Option<&SentFrames> {
+    pub(super) fn oldest_in_flight(&self) -> impl Iterator<Item = SentFrame> {
+        self.first_in_flight().into_iter().flat_map(|sent| self.frames.of(sent))
+    }
+
+    fn first_in_flight(&self) -> Option<&Sent> {
         let start = (self.cursor.max(self.base) - self.base) as usize;
-        self.packets.range(start.min(self.packets.len())..).find(|sent| sent.fate == Fate::InFlight).map(|s| &s.frames)
+        self.packets.range(start).find(|sent| sent.fate == Fate::InFlight)
     }
 
     /// The largest number acknowledged.
@@ -293,9 +330,7 @@ impl SentPackets {
 
     /// When the oldest datagram in flight left.
     pub(super) fn oldest_in_flight_at(&self) -> Option<Instant> {
-        let start = (self.cursor.max(self.base) - self.base) as usize;
-        let oldest = self.packets.range(start.min(self.packets.len())..).find(|sent| sent.fate == Fate::InFlight);
-        oldest.map(|sent| sent.snapshot.sent)
+        self.first_in_flight().map(|sent| sent.snapshot.sent)
     }
 
     /// When the last datagram that expects an ack left.
@@ -332,7 +367,8 @@ mod tests {
         for number in 0..count {
             let snapshot = delivery.on_sent(ms(number), ByteCount::ZERO, 1000);
             let frame = SentFrame::Stream { stream: StreamId(0), offset: number, len: 1, fin: false };
-            sent.on_sent(snapshot, 1000, false, true, SentFrames::from_iter([frame]));
+            sent.carry(frame);
+            sent.on_sent(snapshot, 1000, false, true);
         }
         sent
     }
@@ -391,6 +427,7 @@ mod tests {
         ack(&mut sent, ms(1000), &rtt, 0..1000);
         losses(&mut sent, ms(1000), &rtt);
         assert_eq!((sent.settled(), sent.packets.len(), sent.acked.len()), (1000, 0, 0));
-        assert!(sent.oldest_in_flight().is_none());
+        assert_eq!(sent.oldest_in_flight().count(), 0);
+        assert_eq!(sent.frames.log.len(), 0);
     }
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use super::drain::DrainMeter;
 use super::pmtu::{MtuCounters, MtuDatagram, MtuSearch};
 use super::received::{ACK_DELAY_MAX, Received};
-use super::sent::{SentFrame, SentFrames, SentPackets};
+use super::sent::{SentFrame, SentPackets};
 use super::streams::Streams;
 use super::tail::TailCopies;
 use super::wire::{self, Cursor, Frame, Malformed};
 use crate::rate::{AckReport, DeliveryEstimator, Law, Pacer, Phase, RateMode, RateSample, RttEstimator};
-use crate::units::{ByteCount, Instant};
+use crate::units::{BitRate, ByteCount, Instant};
 
 /// Something that expects an ack leaves at least this often, so that silence means something.
 const KEEP_ALIVE: Duration = Duration::from_millis(500);
@@ -31,6 +31,17 @@ const BACKLOG_PROVEN: u64 = 3;
 /// not consumed may come to this much. They cost a switch-over no line time, so they stand outside the bound above,
 /// which measured at 100 ms and 1 % of loss left a quarter of the line unused.
 const REASSEMBLY_BDPS: u64 = 4;
+/// All memory of a session, the TCP buffers of its flow and the frames under way with it included, is bounded to this many
+/// BDP (without a queue)…
+const MEMORY_BDPS: u64 = 3;
+/// … and this much. Both bounds above give way to it.
+const MEMORY_BASE: u64 = 8 << 20;
+/// Of that, what is not the channel's: a TCP buffer of the flow holds so much of the path's rate,
+const TCP_TIME: Duration = Duration::from_millis(40);
+/// or this at most,
+const TCP_MAX: u64 = 4 << 20;
+/// and frames, datagrams and the ends of chunks take this.
+const LOOSE: u64 = 512 << 10;
 /// A stream at rest for this long gives its memory back. On a LAN-like path a bulk stream runs empty many times per
 /// second, and to take the memory anew each time would cost page faults all along.
 const RELEASE_AFTER: Duration = Duration::from_secs(1);
@@ -235,16 +246,22 @@ impl Session {
             if newest.is_none_or(|(number, _)| acked.number > number) {
                 newest = Some((acked.number, acked.snapshot));
             }
-            if let [SentFrame::MtuProbe(probe)] = acked.frames[..] {
-                mtu.on_probe_acked(now, probe);
-            } else {
+            let mut probed = false;
+            for frame in acked.frames {
+                match frame {
+                    SentFrame::Stream { stream, offset, len, fin } => {
+                        streams.on_stream_acked(stream, offset, u64::from(len), fin);
+                    }
+                    SentFrame::MtuProbe(probe) => {
+                        mtu.on_probe_acked(now, probe);
+                        probed = true;
+                    }
+                    SentFrame::Credit(_) | SentFrame::Reset(..) => {}
+                }
+            }
+            if !probed {
                 mtu.on_acked(now, acked.number, acked.bytes as usize);
                 tail.on_settled(false);
-            }
-            for frame in acked.frames {
-                if let SentFrame::Stream { stream, offset, len, fin } = frame {
-                    streams.on_stream_acked(stream, offset, len, fin);
-                }
             }
         });
         if !plausible {
@@ -271,32 +288,37 @@ impl Session {
         let (mtu, tail) = (&mut self.mtu, &mut self.tail);
         let mut lost_bytes = 0;
         self.sent.detect_losses(now, &self.rtt, |lost| {
-            if let [SentFrame::MtuProbe(probe)] = lost.frames[..] {
-                return mtu.on_probe_lost(now, probe);
+            for frame in lost.frames {
+                match frame {
+                    SentFrame::Stream { stream, offset, len, fin } => {
+                        streams.on_stream_lost(stream, offset, u64::from(len), fin);
+                    }
+                    SentFrame::Credit(stream) => streams.on_credit_lost(stream),
+                    SentFrame::Reset(stream, code) => streams.on_reset_lost(stream, code),
+                    // It carries nothing else, and is no loss.
+                    SentFrame::MtuProbe(probe) => return mtu.on_probe_lost(now, probe),
+                }
             }
             mtu.on_lost(lost.number, lost.bytes as usize);
             tail.on_settled(true);
             counters.datagrams_lost += 1;
             *low_lost += u64::from(lost.low);
             lost_bytes += lost.bytes;
-            for frame in lost.frames {
-                match frame {
-                    SentFrame::Stream { stream, offset, len, fin } => streams.on_stream_lost(stream, offset, len, fin),
-                    SentFrame::Credit(stream) => streams.on_credit_lost(stream),
-                    SentFrame::Reset(stream, code) => streams.on_reset_lost(stream, code),
-                    SentFrame::MtuProbe(_) => {}
-                }
-            }
         });
         self.mtu.fall_back(now);
         self.follow_mtu();
         let min_rtt = self.rtt.min_rtt().unwrap_or(self.rtt.srtt());
+        let mut in_flight = ByteCount::new(self.sent.in_flight());
+        if self.law.phase().is_none() && self.streams.is_flight_bound() {
+            // An operator's pace above the path's rate fills any window; where memory ends first, that is the window.
+            in_flight = in_flight.max(self.law.window());
+        }
         self.law.on_ack(&AckReport {
             now,
             sample,
             rtt,
             min_rtt,
-            in_flight: ByteCount::new(self.sent.in_flight()),
+            in_flight,
             delivered: self.delivery.delivered(),
             lost: lost_bytes,
             low_acked: std::mem::take(&mut self.low_acked),
@@ -321,7 +343,16 @@ impl Session {
         if self.law.phase().is_some() {
             limit = limit.min(BACKLOG_PROVEN * self.delivery.delivered());
         }
-        self.streams.set_backlog_limits(limit, limit.max(bdp * REASSEMBLY_BDPS));
+        let memory = self.memory_limit(path, min_rtt);
+        let reassembly = limit.max(bdp * REASSEMBLY_BDPS).min(memory);
+        self.streams.set_backlog_limits(limit.min(memory), reassembly);
+    }
+
+    /// How many bytes may wait, here or at the far end, before a session over such a path has all the memory it may have.
+    fn memory_limit(&self, rate: BitRate, min_rtt: Duration) -> u64 {
+        let all = rate.bytes_in(min_rtt).as_u64() * MEMORY_BDPS + MEMORY_BASE;
+        let elsewhere = rate.bytes_in(TCP_TIME).as_u64().min(TCP_MAX) + LOOSE;
+        all.saturating_sub(elsewhere + self.sent.memory() as u64)
     }
 
     // --- time ---
@@ -347,15 +378,15 @@ impl Session {
         if now - self.released_at >= RELEASE_AFTER {
             self.released_at = now;
             self.streams.release_idle();
+            self.sent.release_idle();
         }
     }
 
     /// Puts what the oldest packet in flight carried into line again, without calling it lost.
     fn resend_oldest(&mut self) {
-        let Some(frames) = self.sent.oldest_in_flight().cloned() else { return };
-        for frame in frames {
+        for frame in self.sent.oldest_in_flight() {
             if let SentFrame::Stream { stream, offset, len, fin } = frame {
-                self.streams.on_stream_lost(stream, offset, len, fin);
+                self.streams.on_stream_lost(stream, offset, u64::from(len), fin);
                 self.probe_data_due = true;
             }
         }
@@ -458,11 +489,10 @@ impl Session {
         let oldest = self.sent.oldest_in_flight_at();
         let datagram = self.mtu.poll(now, oldest, self.rtt.srtt())?;
         let start = out.len();
-        let mut frames = SentFrames::new();
         wire::put_ping(out);
         if let MtuDatagram::Probe(probe) = datagram {
             out.resize(start + usize::from(probe.size) - self.wire_overhead as usize, wire::PADDING);
-            frames.push(SentFrame::MtuProbe(probe));
+            self.sent.carry(SentFrame::MtuProbe(probe));
         }
         let wire_bytes = (out.len() - start) as u64 + self.wire_overhead;
         self.pacer.on_sent(wire_bytes);
@@ -471,7 +501,7 @@ impl Session {
         }
         let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()), wire_bytes);
         let number = self.sent.next_number();
-        self.sent.on_sent(snapshot, wire_bytes, false, true, frames);
+        self.sent.on_sent(snapshot, wire_bytes, false, true);
         Some(Payload { number })
     }
 
@@ -503,10 +533,9 @@ impl Session {
         }
         let start = out.len();
         let limit = start + self.payload_max;
-        let mut frames = SentFrames::new();
-        let mut eliciting = self.put_control(now, limit, &mut frames, out);
+        let mut eliciting = self.put_control(now, limit, out);
         if data {
-            eliciting |= self.put_streams(now, limit, &mut frames, out);
+            eliciting |= self.put_streams(now, limit, out);
         }
         if std::mem::take(&mut self.ping_due) && !eliciting {
             wire::put_ping(out);
@@ -533,7 +562,7 @@ impl Session {
         let snapshot = self.delivery.on_sent(now, ByteCount::new(self.sent.in_flight()), offered);
         let number = self.sent.next_number();
         let low = data && self.law.is_below_path_rate();
-        self.sent.on_sent(snapshot, wire_bytes, low, eliciting, frames);
+        self.sent.on_sent(snapshot, wire_bytes, low, eliciting);
         Some(Payload { number })
     }
 
@@ -555,7 +584,7 @@ impl Session {
         let streams = &mut self.streams;
         self.tail.poll(now, self.rtt.srtt(), |frame| {
             if let SentFrame::Stream { stream, offset, len, fin } = frame {
-                streams.on_stream_lost(stream, offset, len, fin);
+                streams.on_stream_lost(stream, offset, u64::from(len), fin);
             }
         });
         self.copying = self.streams.has_ready();
@@ -566,7 +595,7 @@ impl Session {
         self.tail.copied()
     }
 
-    fn put_control(&mut self, now: Instant, limit: usize, frames: &mut SentFrames, out: &mut Vec<u8>) -> bool {
+    fn put_control(&mut self, now: Instant, limit: usize, out: &mut Vec<u8>) -> bool {
         let mut eliciting = false;
         if self.received.has_news() {
             let (delay, ranges) = self.received.acknowledge(now);
@@ -581,7 +610,7 @@ impl Session {
         while limit - out.len() > wire::RESET_LEN_MAX {
             let Some((stream, code)) = self.streams.next_reset() else { break };
             wire::put_reset(stream, code, out);
-            frames.push(SentFrame::Reset(stream, code));
+            self.sent.carry(SentFrame::Reset(stream, code));
             eliciting = true;
         }
         while limit - out.len() > wire::CREDIT_LEN_MAX {
@@ -590,13 +619,13 @@ impl Session {
                 break;
             };
             wire::put_credit(stream, consumed, granted, out);
-            frames.push(SentFrame::Credit(stream));
+            self.sent.carry(SentFrame::Credit(stream));
             eliciting = true;
         }
         eliciting
     }
 
-    fn put_streams(&mut self, now: Instant, limit: usize, frames: &mut SentFrames, out: &mut Vec<u8>) -> bool {
+    fn put_streams(&mut self, now: Instant, limit: usize, out: &mut Vec<u8>) -> bool {
         let mut any = false;
         loop {
             // A frame that reaches the end of the datagram needs no length; whether it does is known after the cut.
@@ -614,11 +643,12 @@ impl Session {
             if segment.retransmission {
                 self.counters.bytes_retransmitted += segment.len as u64;
             }
-            let frame = SentFrame::Stream { stream, offset: segment.offset, len: segment.len as u32, fin: segment.fin };
+            // No datagram is longer than 65,535 bytes.
+            let frame = SentFrame::Stream { stream, offset: segment.offset, len: segment.len as u16, fin: segment.fin };
             if !self.copying {
-                self.tail.on_sent(now, frame.clone(), segment.retransmission);
+                self.tail.on_sent(now, frame, segment.retransmission);
             }
-            frames.push(frame);
+            self.sent.carry(frame);
             any = true;
             self.probe_data_due = false;
             if !with_length {

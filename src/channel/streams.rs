@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::chunk::ChunkPool;
 use super::ranges::RangeSet;
 use super::recv_stream::{self, RecvStream, Violation};
 use super::send_stream::{Segment, SendStream};
@@ -62,6 +63,7 @@ pub(super) struct Streams {
     /// Numbers / 2 the peer has used.
     seen: RangeSet,
     table: BTreeMap<StreamId, Stream>,
+    pool: ChunkPool,
     /// Streams with lost bytes: these go before all new ones.
     losing: VecDeque<StreamId>,
     turns: Turns,
@@ -91,6 +93,7 @@ impl Streams {
             opened: 0,
             seen: RangeSet::default(),
             table: BTreeMap::new(),
+            pool: ChunkPool::default(),
             losing: VecDeque::new(),
             turns: Turns::default(),
             credits: VecDeque::new(),
@@ -183,6 +186,12 @@ impl Streams {
         (self.backlog * 100 / self.reassembly_limit).max(self.unacked * 100 / self.limit)
     }
 
+    /// Whether all that may be under way is under way: the bound on it is what holds the writers back, and not the pace, which
+    /// would leave bytes to be sent.
+    pub(super) fn is_flight_bound(&self) -> bool {
+        self.unacked * 4 >= self.limit * 3 && self.unsent * 10 <= self.unacked
+    }
+
     /// Changes the bound on what all streams together have written and not yet brought to the peer, and the wider one
     /// on what the peer has not consumed: that includes bytes which have arrived and wait behind a lost one.
     pub(super) fn set_backlog_limits(&mut self, limit: u64, reassembly_limit: u64) {
@@ -205,11 +214,11 @@ impl Streams {
     }
 
     /// Applies a change to a stream's send side and keeps the totals right.
-    fn account<R>(&mut self, id: StreamId, change: impl FnOnce(&mut Stream) -> R) -> Option<R> {
+    fn account<R>(&mut self, id: StreamId, change: impl FnOnce(&mut Stream, &mut ChunkPool) -> R) -> Option<R> {
         let stream = self.table.get_mut(&id)?;
         let (before, unacked_before) = (stream.send.backlog(), stream.send.unacked());
         let (unsent_before, active_before) = (stream.send.unsent(), stream.active());
-        let result = change(stream);
+        let result = change(stream, &mut self.pool);
         let after = stream.send.backlog();
         self.unsent = self.unsent - unsent_before + stream.send.unsent();
         self.unacked = self.unacked - unacked_before + stream.send.unacked();
@@ -220,8 +229,8 @@ impl Streams {
 
     pub(super) fn write(&mut self, id: StreamId, bytes: &[u8]) -> usize {
         let taken = bytes.len().min(self.writable(id) as usize);
-        let Some(newly_blocked) = self.account(id, |stream| {
-            stream.send.write(&bytes[..taken]);
+        let Some(newly_blocked) = self.account(id, |stream, pool| {
+            stream.send.write(pool, &bytes[..taken]);
             let newly = taken < bytes.len() && !stream.blocked;
             stream.blocked |= newly;
             newly
@@ -256,6 +265,8 @@ impl Streams {
         self.unacked -= stream.send.unacked();
         self.unsent -= stream.send.unsent();
         self.active -= stream.active();
+        stream.send.release(&mut self.pool);
+        stream.recv.release(&mut self.pool);
         true
     }
 
@@ -360,14 +371,14 @@ impl Streams {
 
     // --- what became of it ---
 
-    pub(super) fn on_stream_acked(&mut self, id: StreamId, offset: u64, len: u32, fin: bool) {
-        self.account(id, |stream| stream.send.on_acked(offset..offset + u64::from(len), fin));
+    pub(super) fn on_stream_acked(&mut self, id: StreamId, offset: u64, len: u64, fin: bool) {
+        self.account(id, |stream, pool| stream.send.on_acked(pool, offset..offset + len, fin));
         self.retire(id);
     }
 
-    pub(super) fn on_stream_lost(&mut self, id: StreamId, offset: u64, len: u32, fin: bool) {
+    pub(super) fn on_stream_lost(&mut self, id: StreamId, offset: u64, len: u64, fin: bool) {
         if let Some(stream) = self.table.get_mut(&id) {
-            stream.send.on_lost(offset..offset + u64::from(len), fin);
+            stream.send.on_lost(offset..offset + len, fin);
             self.enqueue_ready(id);
         }
     }
@@ -412,7 +423,7 @@ impl Streams {
         }
         let Some(stream) = self.table.get_mut(&id) else { return Ok(()) };
         let offset = super::wire::expand(offset_low, stream.recv.expected());
-        if stream.recv.insert(offset, bytes, fin)? && !stream.notified {
+        if stream.recv.insert(&mut self.pool, offset, bytes, fin)? && !stream.notified {
             stream.notified = true;
             self.events.push_back(Event::Readable(id));
         }
@@ -422,7 +433,7 @@ impl Streams {
 
     pub(super) fn on_credit(&mut self, id: StreamId, consumed: u64, limit: u64) -> Result<(), Violation> {
         let before = self.backlog;
-        let plausible = self.account(id, |stream| stream.send.on_credit(consumed, limit));
+        let plausible = self.account(id, |stream, _| stream.send.on_credit(consumed, limit));
         self.consumed += before - self.backlog;
         if let Some(stream) = self.table.get_mut(&id)
             && stream.awaited.is_some_and(|offset| offset <= consumed)
@@ -490,7 +501,7 @@ impl Streams {
 
     pub(super) fn consume(&mut self, id: StreamId, len: usize) -> ReadState {
         let Some(stream) = self.table.get_mut(&id) else { return ReadState::Finished };
-        stream.recv.consume(len);
+        stream.recv.consume(&mut self.pool, len);
         let finished = stream.recv.is_finished();
         if stream.recv.has_news() {
             self.enqueue_credit(id);
@@ -503,10 +514,11 @@ impl Streams {
     pub(super) fn release_idle(&mut self) {
         for id in &self.restless {
             if let Some(stream) = self.table.get_mut(id) {
-                stream.send.release_idle();
-                stream.recv.release_idle();
+                stream.send.release_idle(&mut self.pool);
+                stream.recv.release_idle(&mut self.pool);
             }
         }
+        self.pool.release_idle();
     }
 
     /// Once per RTT: widens the windows of streams whose readers keep up. Streams at rest are not looked at again before
@@ -528,7 +540,7 @@ impl Streams {
 
     /// Bytes of memory all streams hold.
     pub(super) fn memory(&self) -> usize {
-        self.table.values().map(|stream| stream.send.memory() + stream.recv.memory()).sum()
+        self.pool.held() + self.table.len() * size_of::<(StreamId, Stream)>()
     }
 
     /// How many streams there are.

@@ -120,10 +120,15 @@ pub fn parse_header(bytes: &[u8]) -> Result<Option<BlockHeader>, BlockError> {
     Ok(Some(BlockHeader { encoded_len: HEADER_LEN + body_len, decoded_len }))
 }
 
-/// The body of a whole block that was stored as it is: what it holds. `None` for any other kind, or if it is not whole.
-pub fn stored_body(block: &[u8]) -> Option<&[u8]> {
-    let header = parse_header(block).ok()??;
-    if block[0] == KIND_STORED { block.get(HEADER_LEN..header.encoded_len) } else { None }
+/// The body of a whole block that was stored as it is, where it lies: `head` begins with the block's header, `tail` follows
+/// it, and one of them may be empty. `None` for any other kind, if it is not whole, or if `head` is not even a header.
+pub fn stored_body<'a>(head: &'a [u8], tail: &'a [u8]) -> Option<[&'a [u8]; 2]> {
+    let header = parse_header(head).ok()??;
+    if head[0] != KIND_STORED {
+        return None;
+    }
+    let first = head.len().min(header.encoded_len);
+    Some([&head[HEADER_LEN..first], tail.get(..header.encoded_len - first)?])
 }
 
 /// Decodes one whole block (`header.encoded_len` bytes) into `out[..header.decoded_len]`.
@@ -169,14 +174,19 @@ mod tests {
     fn headers_are_as_the_format_says() {
         let stored = EncodedBlock::stored(b"abc");
         assert_eq!([stored.header(), stored.body()].concat(), b"\x01\0\0\x03abc");
-        assert_eq!(stored_body(b"\x01\0\0\x03abc"), Some(&b"abc"[..]));
-        assert_eq!(stored_body(b"\x01\0\0\x03ab"), None);
+        let block = b"\x01\0\0\x03abcand more";
+        for cut in 4..=block.len() {
+            let (head, tail) = block.split_at(cut);
+            assert_eq!(stored_body(head, tail).map(|parts| parts.concat()), Some(b"abc".to_vec()), "{cut}");
+        }
+        assert_eq!(stored_body(b"\x01\0\0", b"\x03abc"), None);
+        assert_eq!(stored_body(b"\x01\0\0\x03a", b"b"), None);
         for (method, kind) in [(Method::Lz4, 2), (Method::Zstd, 3), (Method::ZstdDense, 3)] {
             let block = pack(method, &[5; 0x1234]);
             assert_eq!(block[0], kind);
             assert_eq!(read_u24(&block[1..]), Some(block.len() - 4));
             assert_eq!(block[4..7], [0, 0x12, 0x34]);
-            assert_eq!(stored_body(&block), None);
+            assert_eq!(stored_body(&block, b""), None);
         }
     }
 

@@ -18,6 +18,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -90,6 +91,9 @@ pub enum Fate {
     Taken,
 }
 
+/// Frames that have not been needed for this long are freed.
+const RELEASE_AFTER: Duration = Duration::from_secs(1);
+
 /// The appliance.
 #[derive(Debug)]
 pub struct Engine {
@@ -116,6 +120,7 @@ pub struct Engine {
     /// Flows with something to do, first come first served.
     dirty: VecDeque<FlowId>,
     output: Output,
+    released_at: Instant,
     scratch: Scratch,
     random: ChaCha12Rng,
     own_mac: MacAddr,
@@ -152,6 +157,7 @@ impl Engine {
             outage: None,
             dirty: VecDeque::new(),
             output: Output::default(),
+            released_at: now,
             scratch: Scratch::default(),
             own_mac: flow::own_mac(random.next_u64()),
             random,
@@ -190,6 +196,10 @@ impl Engine {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.advance(now);
         self.is_settled = false;
+        if now.saturating_since(self.released_at) >= RELEASE_AFTER {
+            self.released_at = now;
+            self.output.pool.release_idle();
+        }
         if let Some(channel) = &mut self.channel {
             channel.handle_timeout(now);
         }

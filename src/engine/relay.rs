@@ -239,6 +239,16 @@ impl Relay {
                 return Ok(Progress::Waiting);
             }
             let (head, tail) = channel.peek_slices(stream, header.encoded_len);
+            if let Some(body) = stored_body(head, tail) {
+                for part in body {
+                    let taken = if self.inbound.is_empty() { endpoint.send(part) } else { 0 };
+                    self.inbound.extend_from_slice(&part[taken..]);
+                    self.to_host += ByteCount::from(taken);
+                }
+                channel.consume(stream, header.encoded_len);
+                self.from_peer_encoded += ByteCount::from(header.encoded_len);
+                continue;
+            }
             let encoded = if tail.is_empty() {
                 head
             } else {
@@ -249,11 +259,7 @@ impl Relay {
                 whole
             };
             let workspace = &mut scratch.workspace;
-            let taken = if let Some(body) = stored_body(encoded) {
-                let taken = endpoint.send(body);
-                self.inbound.extend_from_slice(&body[taken..]);
-                taken
-            } else if let Some(decoded) =
+            let taken = if let Some(decoded) =
                 endpoint.send_with(header.decoded_len, |room| decompress(encoded, room, workspace).map(|_| ()))
             {
                 decoded?;

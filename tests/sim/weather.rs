@@ -95,6 +95,9 @@ const HEADS: [&str; COLUMNS] = [
 /// How much worse than recorded a figure may be: so many per cent of it, and this.
 const SLACK: [(f64, f64); COLUMNS] = [(0.0, 1.0), (20.0, 10.0), (20.0, 0.3), (20.0, 0.02), (20.0, 1.0), (15.0, 5.0)];
 
+/// The column that has reached its goal in every cell, and the goal: whatever is recorded, it is no more.
+const MEMORY: (usize, f64) = (5, 100.0);
+
 impl Figures {
     fn of(run: &ChannelRun, outcome: &ChannelOutcome) -> Figures {
         let path = &run.path;
@@ -114,7 +117,8 @@ impl Figures {
         for (column, (percent, more)) in SLACK.into_iter().enumerate() {
             let (now, then) = (self.0[column], recorded.0[column]);
             let slack = then.abs() * percent / 100.0 + more;
-            if if column == 0 { now < then - slack } else { now > then + slack } {
+            let most = if column == MEMORY.0 { MEMORY.1.min(then + slack) } else { then + slack };
+            if if column == 0 { now < then - slack } else { now > most } {
                 worse.push(format!("{} {now:.2}, recorded {then:.2}", HEADS[column]));
             }
         }
@@ -183,6 +187,9 @@ fn a_worse_figure_is_found_and_a_better_one_is_none() {
     assert_eq!(Figures([98.5, 40.0, -0.1, 0.0, 0.0, 10.0]).worse_than(&recorded), Vec::<String>::new());
     assert_eq!(Figures([97.2, 100.0, 0.8, 0.01, 3.0, 70.0]).worse_than(&recorded), Vec::<String>::new());
     assert_eq!(Figures([96.9, 120.0, 1.0, 0.03, 4.0, 80.0]).worse_than(&recorded).len(), COLUMNS);
+    let near = Figures([98.0, 80.0, 0.5, 0.0, 2.0, 99.0]);
+    assert_eq!(near.worse_than(&near), Vec::<String>::new());
+    assert_eq!(Figures([98.0, 80.0, 0.5, 0.0, 2.0, 101.0]).worse_than(&near).len(), 1, "beyond the goal");
 }
 
 #[test]
