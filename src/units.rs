@@ -199,7 +199,13 @@ impl BitRate {
 
     /// Bytes that pass in `interval` at this rate: the BDP, when `interval` is the RTT.
     pub fn bytes_in(self, interval: Duration) -> ByteCount {
-        let bytes = u128::from(self.0) * interval.as_nanos() / 8_000_000_000;
+        const SCALE: u64 = 8_000_000_000;
+        // Asked for with every datagram; 64 bits are enough for a second of 18 Gbps, and divide several times faster.
+        let nanos = interval.as_nanos();
+        if let Some(product) = u64::try_from(nanos).ok().and_then(|nanos| self.0.checked_mul(nanos)) {
+            return ByteCount(product / SCALE);
+        }
+        let bytes = u128::from(self.0) * nanos / u128::from(SCALE);
         ByteCount(u64::try_from(bytes).unwrap_or(u64::MAX))
     }
 
@@ -214,6 +220,9 @@ impl BitRate {
 
     /// This rate times `percent` / 100.
     pub fn percent(self, percent: u64) -> BitRate {
+        if let Some(product) = self.0.checked_mul(percent) {
+            return BitRate(product / 100);
+        }
         BitRate(u64::try_from(u128::from(self.0) * u128::from(percent) / 100).unwrap_or(u64::MAX))
     }
 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use longhaul::channel::{Channel, ChannelConfig, Event, PathMtu, StreamId};
+use longhaul::channel::{Arrival, Channel, ChannelConfig, Event, PathMtu, StreamId};
 use longhaul::crypto::PrivateKey;
 use longhaul::rate::RateMode;
 use longhaul::units::{BitRate, ByteCount, Instant};
@@ -190,7 +190,7 @@ impl World {
                 if self.one_lost_in > 0 && self.datagrams.is_multiple_of(self.one_lost_in) {
                     continue;
                 }
-                counting(&mut self.allocations, || channel.handle_datagram(now, from, datagram));
+                counting(&mut self.allocations, || channel.handle_datagram(now, Arrival { from, at: now }, datagram));
                 while let Some(event) = counting(&mut self.allocations, || channel.poll_event()) {
                     if let Event::Readable(id) = event {
                         self.readable.push(id);

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use longhaul::appliance::{Driven, Error, ShellConfig, drive};
 use longhaul::buffer::FrameBuf;
-use longhaul::channel::Transmit;
+use longhaul::channel::{Arrival, Transmit};
 use longhaul::engine::{EngineStatus, Fate};
 use longhaul::frame::{Port, VNET_HEADER_LEN};
 use longhaul::io::{Clock, FRAME_LEN_MAX, Tap};
@@ -79,7 +79,8 @@ impl Driven for StandIn {
         Fate::Taken
     }
 
-    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
+    fn handle_datagram(&mut self, now: Instant, arrival: Arrival, datagram: &mut [u8]) {
+        let from = arrival.from;
         if let Some(stamp) = datagram.strip_prefix(STAMPED) {
             let sent = Instant::from_nanos(u64::from_be_bytes(stamp.try_into().unwrap()));
             let stamped = &mut self.seen.lock().unwrap().stamped;

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use longhaul::channel::{Channel, ChannelConfig, ChannelState, Event, PathMtu, ReadState, StreamId};
+use longhaul::channel::{Arrival, Channel, ChannelConfig, ChannelState, Event, PathMtu, ReadState, StreamId};
 use longhaul::crypto::PrivateKey;
 use longhaul::rate::RateMode;
 use longhaul::units::{BitRate, ByteCount, Instant};
@@ -176,12 +176,12 @@ fn measure(what: &str, run: Run, total: u64) {
                         run.one_lost_in > 0 && rng.next_u64() % run.one_lost_in == 0
                     })
                     .collect();
-                let from_address = sender.address;
+                let arrival = Arrival { from: sender.address, at: now };
                 let mut readable = Vec::new();
                 meters.receive.time(|| {
                     for (datagram, lost) in bytes.chunks_mut(segment_size).zip(lost) {
                         if !lost {
-                            channel.handle_datagram(now, from_address, datagram);
+                            channel.handle_datagram(now, arrival, datagram);
                             while let Some(event) = channel.poll_event() {
                                 if let Event::Readable(id) = event
                                     && !readable.contains(&id)

@@ -207,7 +207,7 @@ fn a_segmented_batch_crosses_in_one_piece() {
         let bytes: Vec<u8> = (0..40 * 1400 + 3).map(|at| (at % 251) as u8).collect();
         sender.try_send(receiver.local_addr().unwrap(), 1400, &bytes).unwrap();
         let mut received = Vec::new();
-        let first = receiver.try_recv(|_, datagram| received.push(datagram.len())).unwrap();
+        let first = receiver.try_recv(|_, _, datagram| received.push(datagram.len())).unwrap();
         assert_eq!(first, 41, "one buffer held them all");
         assert_eq!(received[..40], [1400; 40]);
         assert_eq!(received[40], 3);
@@ -231,7 +231,7 @@ fn oversized_datagrams_are_counted_and_do_not_cost_us_segmentation() {
         assert!(blamed <= 1);
         assert!(sender.is_segmenting());
         sender.try_send(to, 1472, &[0; 1472 * 5]).unwrap();
-        assert_eq!(receiver.try_recv(|_, _| {}).unwrap(), 5);
+        assert_eq!(receiver.try_recv(|_, _, _| {}).unwrap(), 5);
         assert_eq!(sender.counters().gso_failed, blamed);
     });
 }

@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::driven::Driven;
 use super::watch::watch;
+use crate::channel::Arrival;
 use crate::io::{Clock, UdpChannelSocket, UdpCounters};
 use crate::units::Instant;
 
@@ -63,24 +64,25 @@ impl ChannelPort {
         self.room.as_ref().is_some_and(|room| room.poll_write_ready(context).is_ready())
     }
 
-    /// Hands one batch of datagrams to the engine; false when none waits.
-    pub(super) fn receive(&mut self, engine: &mut impl Driven) -> bool {
-        // The moment is read when the batch is here: one before a datagram's arrival would shorten the RTT that it shows,
-        // and the smallest RTT is remembered.
-        let mut arrived = None;
-        let handle = |from, datagram: &mut [u8]| {
-            let now = *arrived.get_or_insert_with(|| Clock.now());
-            engine.handle_datagram(now, from, datagram);
+    /// Hands one batch of datagrams to the engine and returns its bytes; `None` when none waits.
+    pub(super) fn receive(&mut self, engine: &mut impl Driven) -> Option<usize> {
+        // Read when the batch is here, so that it is no earlier than any arrival.
+        let mut received = None;
+        let mut bytes = 0;
+        let handle = |from, at, datagram: &mut [u8]| {
+            let now = *received.get_or_insert_with(|| Clock.now());
+            bytes += datagram.len();
+            engine.handle_datagram(now, Arrival { from, at }, datagram);
         };
         // What is not "none waits" is a passing condition of the kernel's, and reading it has cleared it.
         match self.socket.try_io_mut(Interest::READABLE, |socket| socket.try_recv(handle)) {
-            Ok(_) => true,
-            Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            _ => Some(bytes),
         }
     }
 
-    /// Sends what the engine has; true when it may have more.
-    pub(super) fn transmit(&mut self, engine: &mut impl Driven) -> bool {
+    /// Sends what the engine has; returns the bytes, and whether it may have more.
+    pub(super) fn transmit(&mut self, engine: &mut impl Driven) -> (usize, bool) {
         let mut bytes = 0;
         for _ in 0..TRANSMITS_PER_ROUND {
             if bytes >= TRANSMIT_BYTES_PER_ROUND {
@@ -88,16 +90,16 @@ impl ChannelPort {
             }
             if self.unsent.is_none() {
                 self.out.clear();
-                let Some(transmit) = engine.poll_transmit(Clock.now(), &mut self.out) else { return false };
+                let Some(transmit) = engine.poll_transmit(Clock.now(), &mut self.out) else { return (bytes, false) };
                 let (destination, segment_size) = (transmit.destination, transmit.segment_size);
                 self.unsent = Some(Unsent { destination, segment_size, done: 0 });
             }
             if !self.send_unsent() {
-                return false;
+                return (bytes, false);
             }
             bytes += self.out.len();
         }
-        true
+        (bytes, true)
     }
 
     /// The socket is full, and what it did not take waits in here.

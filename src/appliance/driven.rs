@@ -1,9 +1,7 @@
 //! What the loop asks of the engine. The loop's own tests put something simpler in its place.
 
-use std::net::SocketAddr;
-
 use crate::buffer::FrameBuf;
-use crate::channel::Transmit;
+use crate::channel::{Arrival, Transmit};
 use crate::engine::{Engine, EngineStatus, Fate};
 use crate::frame::Port;
 use crate::units::Instant;
@@ -12,7 +10,7 @@ use crate::units::Instant;
 #[expect(missing_docs, reason = "documented at Engine")]
 pub trait Driven {
     fn handle_frame(&mut self, now: Instant, port: Port, frame: &[u8]) -> Fate;
-    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]);
+    fn handle_datagram(&mut self, now: Instant, arrival: Arrival, datagram: &mut [u8]);
     fn handle_timeout(&mut self, now: Instant);
     fn poll_timeout(&self) -> Option<Instant>;
     fn poll_frame(&mut self) -> Option<(Port, FrameBuf)>;
@@ -28,8 +26,8 @@ impl Driven for Engine {
         Engine::handle_frame(self, now, port, frame)
     }
 
-    fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
-        Engine::handle_datagram(self, now, from, datagram);
+    fn handle_datagram(&mut self, now: Instant, arrival: Arrival, datagram: &mut [u8]) {
+        Engine::handle_datagram(self, now, arrival, datagram);
     }
 
     fn handle_timeout(&mut self, now: Instant) {

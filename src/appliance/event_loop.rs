@@ -18,6 +18,7 @@ use super::bridge_port::{BridgePort, PortError};
 use super::channel_port::ChannelPort;
 use super::counters::LoopCounters;
 use super::driven::Driven;
+use super::moderation::Moderation;
 use super::status::{self, StatusPort};
 use super::watch::watch;
 use super::{Error, ShellConfig};
@@ -77,6 +78,7 @@ pub(super) struct EventLoop<D> {
     buffer: Box<[u8]>,
     /// The last round left something undone.
     has_more: bool,
+    moderation: Moderation,
     counters: LoopCounters,
 }
 
@@ -111,6 +113,7 @@ impl<D: Driven> EventLoop<D> {
             timer: timer.map_err(Error::system("a timer"))?,
             buffer: vec![0; FRAME_LEN_MAX].into_boxed_slice(),
             has_more: true,
+            moderation: Moderation::default(),
             counters: LoopCounters::default(),
         })
     }
@@ -134,9 +137,16 @@ impl<D: Driven> EventLoop<D> {
 
     /// Waits until a source is ready or the earliest deadline has passed; if work is left, only looks.
     async fn wait(&mut self, mut stopped: impl FnMut(&mut Context<'_>) -> bool) -> Ready {
-        let now = Clock.now();
+        let mut now = Clock.now();
         let deadline = self.poll_timeout(now);
-        let is_due = self.has_more || deadline.is_some_and(|deadline| deadline <= now);
+        let mut is_due = self.has_more || deadline.is_some_and(|deadline| deadline <= now);
+        if !is_due && let Some(until) = self.moderation.pause(now, deadline) {
+            // The thread itself sleeps: were the runtime to wait, each arrival would wake it.
+            Clock.sleep_until(until);
+            now = Clock.now();
+            self.moderation.on_woken(now);
+            is_due = true;
+        }
         if !is_due && let Err(error) = self.timer.get_mut().set(deadline) {
             tracing::error!(%error, "the timer cannot be set");
         }
@@ -151,11 +161,13 @@ impl<D: Driven> EventLoop<D> {
             tokio::task::yield_now().await;
             return poll_fn(|context| Poll::Ready(self.look(context, now, &mut stopped))).await;
         }
-        poll_fn(|context| {
+        let ready = poll_fn(|context| {
             let ready = self.look(context, now, &mut stopped);
             if ready.is_any() { Poll::Ready(ready) } else { Poll::Pending }
         })
-        .await
+        .await;
+        self.moderation.on_woken(Clock.now());
+        ready
     }
 
     fn look(
@@ -245,6 +257,7 @@ impl<D: Driven> EventLoop<D> {
                 Fate::Forward => to.forward(frame),
                 Fate::Taken => {}
             }
+            self.moderation.on_bytes(len);
             bytes += len;
             if bytes >= FRAME_BYTES_PER_ROUND {
                 break;
@@ -257,7 +270,10 @@ impl<D: Driven> EventLoop<D> {
     fn receive_datagrams(&mut self) {
         let Some(channel) = &mut self.channel else { return };
         let mut left = RECEIVES_PER_ROUND;
-        while left > 0 && channel.receive(&mut self.engine) {
+        while left > 0
+            && let Some(bytes) = channel.receive(&mut self.engine)
+        {
+            self.moderation.on_bytes(bytes);
             left -= 1;
         }
         self.has_more |= left == 0;
@@ -280,7 +296,11 @@ impl<D: Driven> EventLoop<D> {
             }
         }
         match &mut self.channel {
-            Some(channel) => self.has_more |= channel.transmit(&mut self.engine),
+            Some(channel) => {
+                let (bytes, has_more) = channel.transmit(&mut self.engine);
+                self.moderation.on_bytes(bytes);
+                self.has_more |= has_more;
+            }
             // A plain bridge has nothing to send; were it otherwise, it must not pile up.
             None => while self.engine.poll_transmit(now, &mut Vec::new()).is_some() {},
         }

@@ -3,6 +3,7 @@
 //! | file | one job |
 //! |---|---|
 //! | `event_loop` | what happens in one round, and how the next one is awaited |
+//! | `moderation` | under bulk load: one wake-up per pause instead of one per arrival |
 //! | `bridge_port` | one TAP: reading, writing, what to do when it is full, down or gone |
 //! | `channel_port` | the UDP socket: sending what the engine has, what to do when it is full |
 //! | `driven` | what the loop asks of the engine |
@@ -15,6 +16,7 @@ mod channel_port;
 mod counters;
 mod driven;
 mod event_loop;
+mod moderation;
 mod status;
 mod watch;
 

@@ -137,6 +137,18 @@ pub struct Transmit {
     pub len: usize,
 }
 
+/// Where a datagram came from, and when it reached this machine.
+///
+/// The moment is at or before that at which it is handed over: the kernel's stamp where there is one. RTT, ack delay and
+/// delivery rate are measured to it, so that a late wake-up of our own is in none of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Arrival {
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// When it arrived.
+    pub at: Instant,
+}
+
 /// What a read found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadState {
@@ -236,11 +248,12 @@ impl Channel {
     // --- what arrives ---
 
     /// Takes one datagram as received; the bytes are opened in place. Never fails: what is not authentic is counted.
-    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
+    pub fn handle_datagram(&mut self, now: Instant, arrival: Arrival, datagram: &mut [u8]) {
+        let from = arrival.from;
         let len = datagram.len();
         let accepted = match wire::parse_datagram(datagram) {
             Some(Datagram::Sealed { receiver, number, header, body }) => {
-                self.on_sealed(now, (from, len), (receiver, number, header), body)
+                self.on_sealed(now, (arrival, len), (receiver, number, header), body)
             }
             Some(Datagram::Initiation(initiation)) => self.on_initiation(now, from, &initiation),
             Some(Datagram::Response { version, receiver, noise, covered, mac1 }) => {
@@ -270,7 +283,7 @@ impl Channel {
     fn on_sealed(
         &mut self,
         now: Instant,
-        (from, len): (SocketAddr, usize),
+        (arrival, len): (Arrival, usize),
         (receiver, number, header): (u32, u32, [u8; wire::SEALED_HEADER_LEN]),
         body: &mut [u8],
     ) -> bool {
@@ -279,13 +292,13 @@ impl Channel {
             return false;
         };
         if continuity == Continuity::New {
-            self.route.settle(from);
+            self.route.settle(arrival.from);
             self.begin_session(now, None);
         }
         self.on_heard(now);
         let Some(session) = &mut self.session else { return false };
-        let outcome = session.on_payload(now, number, plaintext);
-        self.follow_peer(now, (from, len), number >= expected);
+        let outcome = session.on_payload((now, arrival.at), number, plaintext);
+        self.follow_peer(now, (arrival.from, len), number >= expected);
         match outcome {
             Ok(None) => true,
             Ok(Some(session::Closed)) => {

@@ -25,12 +25,12 @@ pub(super) struct Received {
 }
 
 impl Received {
-    /// Notes a packet that opened and was not a replay.
-    pub(super) fn on_packet(&mut self, now: Instant, number: u64, eliciting: bool) {
+    /// Notes a packet that opened and was not a replay. `arrived`: when it reached this machine.
+    pub(super) fn on_packet(&mut self, (now, arrived): (Instant, Instant), number: u64, eliciting: bool) {
         let orderly = self.largest.is_none_or(|largest| number == largest + 1);
         if self.largest.is_none_or(|largest| number > largest) {
             self.largest = Some(number);
-            self.largest_at = now;
+            self.largest_at = arrived;
         }
         if number >= self.forgotten {
             self.numbers.insert(number..number + 1);
@@ -86,10 +86,10 @@ mod tests {
     fn acks_wait_for_a_batch_or_the_delay() {
         let mut received = Received::default();
         let now = Instant::from_millis(5);
-        received.on_packet(now, 0, true);
+        received.on_packet((now, now), 0, true);
         assert_eq!(received.deadline(), Some(now + ACK_DELAY_MAX));
         for number in 1..u64::from(ACK_EVERY) {
-            received.on_packet(now, number, true);
+            received.on_packet((now, now), number, true);
         }
         assert_eq!(received.deadline(), Some(now));
     }
@@ -97,9 +97,9 @@ mod tests {
     #[test]
     fn a_gap_is_acknowledged_at_once_and_a_pure_ack_never() {
         let mut received = Received::default();
-        received.on_packet(Instant::ZERO, 0, false);
+        received.on_packet((Instant::ZERO, Instant::ZERO), 0, false);
         assert_eq!(received.deadline(), None);
-        received.on_packet(Instant::from_millis(1), 2, true);
+        received.on_packet((Instant::from_millis(1), Instant::from_millis(1)), 2, true);
         assert_eq!(received.deadline(), Some(Instant::from_millis(1)));
         let (delay, ranges) = received.acknowledge(Instant::from_millis(2));
         assert_eq!((delay, ranges.collect::<Vec<_>>()), (Duration::from_millis(1), vec![2..3, 0..1]));
@@ -110,12 +110,21 @@ mod tests {
     fn what_the_peer_settled_is_reported_no_more_and_memory_is_bounded() {
         let mut received = Received::default();
         for number in 0..3 * RANGES_MAX as u64 {
-            received.on_packet(Instant::ZERO, number * 2, true);
+            received.on_packet((Instant::ZERO, Instant::ZERO), number * 2, true);
         }
         assert_eq!(received.numbers.len(), RANGES_MAX);
         received.on_forget(6 * RANGES_MAX as u64 - 3);
         assert_eq!(received.numbers.len(), 1);
         received.on_forget(u64::MAX);
         assert_eq!(received.numbers.len(), 1, "beyond what was received: nonsense");
+    }
+
+    #[test]
+    fn the_ack_delay_counts_from_the_arrival_and_the_deadline_from_the_moment_it_is_known() {
+        let mut received = Received::default();
+        let (arrived, now) = (Instant::from_millis(5), Instant::from_millis(8));
+        received.on_packet((now, arrived), 0, true);
+        assert_eq!(received.deadline(), Some(now + ACK_DELAY_MAX));
+        assert_eq!(received.acknowledge(now).0, now - arrived);
     }
 }

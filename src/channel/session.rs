@@ -181,10 +181,10 @@ impl Session {
     // --- what arrives ---
 
     /// Takes the payload of an authentic packet. A malformed one is acknowledged all the same (it did arrive), but
-    /// what follows the malformed frame is ignored.
+    /// what follows the malformed frame is ignored. `arrived`: when it reached this machine.
     pub(super) fn on_payload(
         &mut self,
-        now: Instant,
+        (now, arrived): (Instant, Instant),
         number: u64,
         payload: &[u8],
     ) -> Result<Option<Closed>, Malformed> {
@@ -196,7 +196,7 @@ impl Session {
                 Ok(None) => break,
                 Ok(Some(frame)) => {
                     eliciting |= !matches!(frame, Frame::Ack(_) | Frame::Close);
-                    match self.on_frame(now, frame) {
+                    match self.on_frame((now, arrived), frame) {
                         Ok(None) => {}
                         Ok(Some(closed)) => outcome = Ok(Some(closed)),
                         Err(malformed) => {
@@ -212,14 +212,14 @@ impl Session {
                 }
             }
         }
-        self.received.on_packet(now, number, eliciting);
+        self.received.on_packet((now, arrived), number, eliciting);
         outcome
     }
 
-    fn on_frame(&mut self, now: Instant, frame: Frame<'_>) -> Result<Option<Closed>, Malformed> {
+    fn on_frame(&mut self, times: (Instant, Instant), frame: Frame<'_>) -> Result<Option<Closed>, Malformed> {
         match frame {
             Frame::Ping => {}
-            Frame::Ack(ack) => self.on_ack(now, &ack)?,
+            Frame::Ack(ack) => self.on_ack(times, &ack)?,
             Frame::Forget { below } => self.received.on_forget(below),
             Frame::Credit { stream, consumed, limit } => {
                 self.streams.on_credit(stream, consumed, limit).map_err(|_| Malformed)?;
@@ -234,15 +234,15 @@ impl Session {
         Ok(None)
     }
 
-    fn on_ack(&mut self, now: Instant, ack: &wire::AckFrame<'_>) -> Result<(), Malformed> {
+    fn on_ack(&mut self, (now, arrived): (Instant, Instant), ack: &wire::AckFrame<'_>) -> Result<(), Malformed> {
         let (streams, delivery, counters) = (&mut self.streams, &mut self.delivery, &mut self.counters);
         let (mtu, tail) = (&mut self.mtu, &mut self.tail);
         let mut newest: Option<(u64, crate::rate::SendSnapshot)> = None;
         let mut low_acked = 0;
-        let plausible = self.sent.on_ack(now, &self.rtt, ack.ranges(), |acked| {
+        let plausible = self.sent.on_ack(arrived, &self.rtt, ack.ranges(), |acked| {
             counters.datagrams_lost_spuriously += u64::from(acked.spurious);
             low_acked += u64::from(acked.low);
-            delivery.on_delivered(now, acked.bytes);
+            delivery.on_delivered(arrived, acked.bytes);
             if newest.is_none_or(|(number, _)| acked.number > number) {
                 newest = Some((acked.number, acked.snapshot));
             }
@@ -274,7 +274,7 @@ impl Session {
         let mut rtt_sample = None;
         if number == ack.largest && number >= self.path_began {
             let delay = Duration::from_micros(ack.delay_us).min(ACK_DELAY_MAX * 4);
-            self.rtt.on_sample(now, now - snapshot.sent, delay);
+            self.rtt.on_sample(now, arrived - snapshot.sent, delay);
             rtt_sample = Some(self.rtt.latest());
         }
         let min_rtt = self.rtt.min_rtt().unwrap_or(self.rtt.srtt());

@@ -17,14 +17,14 @@
 //! sequence space. Fragments and ICMP pass.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::buffer::FrameBuf;
-use crate::channel::{Channel, ChannelConfig, ChannelStats, StreamId, Transmit};
+use crate::channel::{Arrival, Channel, ChannelConfig, ChannelStats, StreamId, Transmit};
 use crate::frame::{MacAddr, Port};
 use crate::rules::Rules;
 use crate::units::Instant;
@@ -182,10 +182,10 @@ impl Engine {
     }
 
     /// Takes one datagram of the channel's socket; it is opened in place.
-    pub fn handle_datagram(&mut self, now: Instant, from: SocketAddr, datagram: &mut [u8]) {
+    pub fn handle_datagram(&mut self, now: Instant, arrival: Arrival, datagram: &mut [u8]) {
         self.advance(now);
         if let Some(channel) = &mut self.channel {
-            channel.handle_datagram(now, from, datagram);
+            channel.handle_datagram(now, arrival, datagram);
             self.is_settled = false;
             // At once: a frame that follows in the same batch must not meet flows of a session that is over.
             self.drain_channel_events(now);

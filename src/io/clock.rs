@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::thread::clock_nanosleep_absolute;
 use rustix::time::{
     ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, clock_gettime, timerfd_create,
     timerfd_settime,
@@ -24,6 +25,20 @@ impl Clock {
         let now = clock_gettime(ClockId::Monotonic);
         // The monotonic clock starts at boot and is never negative.
         Instant::from_nanos(now.tv_sec as u64 * NANOS_PER_SECOND + now.tv_nsec as u64)
+    }
+
+    /// Blocks the thread until `deadline`, or until a signal comes.
+    pub fn sleep_until(self, deadline: Instant) {
+        // An early end by a signal is as good: the caller looks again.
+        let _ = clock_nanosleep_absolute(ClockId::Monotonic, &timespec(deadline));
+    }
+}
+
+fn timespec(at: Instant) -> Timespec {
+    let nanos = at.as_nanos();
+    Timespec {
+        tv_sec: i64::try_from(nanos / NANOS_PER_SECOND).unwrap_or(i64::MAX),
+        tv_nsec: (nanos % NANOS_PER_SECOND) as _,
     }
 }
 
@@ -56,11 +71,7 @@ impl Timer {
         }
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         // Zero would disarm it.
-        let nanos = deadline.map_or(0, |deadline| deadline.as_nanos().max(1));
-        let it_value = Timespec {
-            tv_sec: i64::try_from(nanos / NANOS_PER_SECOND).unwrap_or(i64::MAX),
-            tv_nsec: (nanos % NANOS_PER_SECOND) as _,
-        };
+        let it_value = deadline.map_or(zero, |deadline| timespec(deadline.max(Instant::from_nanos(1))));
         timerfd_settime(&self.fd, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: zero, it_value })?;
         self.armed = deadline;
         Ok(())

@@ -5,9 +5,14 @@
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::Duration;
 
 use quinn_udp::{RecvMeta, Transmit, UdpSockRef, UdpSocketState};
 use rustix::net::sockopt;
+use rustix::time::{ClockId, clock_gettime};
+
+use super::Clock;
+use crate::units::Instant;
 
 /// Receive buffers handed to one system call; each takes what the kernel coalesced (GRO). More would only push the
 /// engine's own memory out of the cache.
@@ -47,6 +52,8 @@ pub struct UdpChannelSocket {
     state: UdpSocketState,
     slab: Box<[u8]>,
     counters: UdpCounters,
+    /// When nothing waited to be received: what comes later has arrived later.
+    emptied_at: Instant,
     /// The kernel's 32-bit drop counter as last seen.
     drops_seen: u32,
     /// Segmentation was given up in this send for datagrams that proved too long by themselves.
@@ -83,6 +90,7 @@ impl UdpChannelSocket {
             state,
             slab,
             counters: UdpCounters::default(),
+            emptied_at: Clock.now(),
             drops_seen: 0,
             gso_was_innocent: false,
         })
@@ -180,24 +188,33 @@ impl UdpChannelSocket {
         }
     }
 
-    /// Receives one batch and hands each datagram, with its sender, to `handle`, which may change it in place.
-    /// Returns how many there were.
+    /// Receives one batch and hands each datagram, with its sender and the moment of its arrival, to `handle`, which may
+    /// change it in place. Returns how many there were.
     ///
     /// # Errors
     /// `WouldBlock` when none waits; others are passing conditions the kernel reports once.
-    pub fn try_recv(&mut self, mut handle: impl FnMut(SocketAddr, &mut [u8])) -> io::Result<usize> {
+    pub fn try_recv(&mut self, mut handle: impl FnMut(SocketAddr, Instant, &mut [u8])) -> io::Result<usize> {
         let mut metas = [RecvMeta::default(); RECV_BATCH];
         let mut chunks = self.slab.chunks_exact_mut(RECV_LEN_MAX);
         let mut buffers: [IoSliceMut<'_>; RECV_BATCH] =
             std::array::from_fn(|_| IoSliceMut::new(chunks.next().expect("invariant: the slab has RECV_BATCH parts")));
-        let received = self.state.recv(UdpSockRef::from(&self.socket), &mut buffers, &mut metas)?;
+        let received = self.state.recv(UdpSockRef::from(&self.socket), &mut buffers, &mut metas);
+        let now = Clock.now();
+        if received.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+            self.emptied_at = now;
+        }
+        let received = received?;
+        let wall_clock = since_epoch();
         let mut datagrams = 0;
         for (meta, buffer) in metas.iter().zip(&mut buffers).take(received) {
             // A dual-stack socket reports IPv4 senders in mapped form; the rest of the program knows one form only.
             let from = SocketAddr::new(meta.addr.ip().to_canonical(), meta.addr.port());
+            // The kernel stamps by the wall clock, which may be set in between: never before what is certain.
+            let age = meta.timestamp.map_or(Duration::ZERO, |stamp| wall_clock.saturating_sub(stamp));
+            let at = (now - age).max(self.emptied_at);
             let len = meta.len.min(buffer.len());
             for datagram in buffer[..len].chunks_mut(meta.stride.max(1)) {
-                handle(from, datagram);
+                handle(from, at, datagram);
                 datagrams += 1;
             }
         }
@@ -213,6 +230,11 @@ impl UdpChannelSocket {
         }
         self.counters
     }
+}
+
+/// The wall clock, as the kernel stamps packets.
+fn since_epoch() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::Realtime)).unwrap_or_default()
 }
 
 enum BatchError {
@@ -263,7 +285,7 @@ mod tests {
 
     fn receive_all(socket: &mut UdpChannelSocket) -> Vec<(SocketAddr, Vec<u8>)> {
         let mut received = Vec::new();
-        while socket.try_recv(|from, datagram| received.push((from, datagram.to_vec()))).is_ok() {}
+        while socket.try_recv(|from, _, datagram| received.push((from, datagram.to_vec()))).is_ok() {}
         received
     }
 
@@ -279,7 +301,7 @@ mod tests {
         assert_eq!(received.into_iter().flat_map(|(_, datagram)| datagram).collect::<Vec<u8>>(), bytes);
         assert_eq!(sender.counters().datagrams_sent, 71);
         assert_eq!(receiver.counters().datagrams_received, 71);
-        assert_eq!(receiver.try_recv(|_, _| {}).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(receiver.try_recv(|_, _, _| {}).unwrap_err().kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]
@@ -300,6 +322,24 @@ mod tests {
         assert_eq!(sender.counters().send_oversized, 1);
         assert_eq!(sender.try_send(to, 100, &[0; 300]).unwrap(), 300);
         assert_eq!(receive_all(&mut receiver).len(), 3);
+    }
+
+    #[test]
+    fn the_moment_of_arrival_is_that_of_the_kernel_and_not_that_of_the_read() {
+        let (mut sender, mut receiver) = pair();
+        let to = receiver.local_addr().unwrap();
+        let before = Clock.now();
+        sender.try_send(to, 4, b"ping").unwrap();
+        let after = Clock.now();
+        std::thread::sleep(Duration::from_millis(30));
+        let mut arrived = None;
+        receiver.try_recv(|_, at, _| arrived = Some(at)).unwrap();
+        // The two clocks are read one after the other: they agree to a few microseconds.
+        let slack = Duration::from_millis(5);
+        assert!(
+            arrived.is_some_and(|at| at + slack > before && at < after + slack),
+            "{before:?} {arrived:?} {after:?}"
+        );
     }
 
     #[test]

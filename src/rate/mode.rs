@@ -38,8 +38,18 @@ impl RateMode {
 }
 
 /// What a session asks for its pace and its window.
+///
+/// It is asked with every datagram and changes with an ack, so the answers are kept.
 #[derive(Clone, Debug)]
-pub enum Law {
+pub struct Law {
+    model: Model,
+    pacing_rate: BitRate,
+    window: ByteCount,
+    is_below_path_rate: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Model {
     /// The model of the path.
     Fair(Box<Controller>),
     /// The operator's rate.
@@ -49,81 +59,87 @@ pub enum Law {
 impl Law {
     /// The law of this mode. `datagram`: wire bytes of a full one; `rtt`: a first idea of it.
     pub fn new(mode: RateMode, datagram: ByteCount, now: Instant, rtt: Duration) -> Self {
-        match mode {
+        let model = match mode {
             RateMode::Fair { cap } => {
-                Law::Fair(Box::new(Controller::new(ControllerConfig { cap, datagram }, now, rtt)))
+                Model::Fair(Box::new(Controller::new(ControllerConfig { cap, datagram }, now, rtt)))
             }
-            RateMode::Fixed { rate } => Law::Fixed(FixedRate::new(rate, datagram, now, rtt)),
-        }
+            RateMode::Fixed { rate } => Model::Fixed(FixedRate::new(rate, datagram, now, rtt)),
+        };
+        let mut law = Law { model, pacing_rate: BitRate::ZERO, window: ByteCount::ZERO, is_below_path_rate: false };
+        law.keep();
+        law
     }
 
     /// Wire bytes of a full datagram from now on (the path MTU changed).
     pub fn set_datagram(&mut self, datagram: ByteCount) {
-        match self {
-            Law::Fair(controller) => controller.set_datagram(datagram),
-            Law::Fixed(fixed) => fixed.set_datagram(datagram),
+        match &mut self.model {
+            Model::Fair(controller) => controller.set_datagram(datagram),
+            Model::Fixed(fixed) => fixed.set_datagram(datagram),
         }
+        self.keep();
     }
 
     /// Takes an ack.
     pub fn on_ack(&mut self, report: &AckReport) {
-        match self {
-            Law::Fair(controller) => controller.on_ack(report),
-            Law::Fixed(fixed) => fixed.on_ack(report),
+        match &mut self.model {
+            Model::Fair(controller) => controller.on_ack(report),
+            Model::Fixed(fixed) => fixed.on_ack(report),
         }
+        self.keep();
+    }
+
+    fn keep(&mut self) {
+        (self.pacing_rate, self.window, self.is_below_path_rate) = match &self.model {
+            Model::Fair(controller) => (controller.pacing_rate(), controller.window(), controller.is_below_path_rate()),
+            Model::Fixed(fixed) => (fixed.pacing_rate(), fixed.window(), false),
+        };
     }
 
     /// The rate to pace at, wire bytes.
     pub fn pacing_rate(&self) -> BitRate {
-        match self {
-            Law::Fair(controller) => controller.pacing_rate(),
-            Law::Fixed(fixed) => fixed.pacing_rate(),
-        }
+        self.pacing_rate
     }
 
     /// What the path is believed to deliver.
     pub fn delivery_rate(&self) -> BitRate {
-        match self {
-            Law::Fair(controller) => controller.delivery_rate(),
-            Law::Fixed(fixed) => fixed.delivery_rate(),
+        match &self.model {
+            Model::Fair(controller) => controller.delivery_rate(),
+            Model::Fixed(fixed) => fixed.delivery_rate(),
         }
     }
 
     /// Most bytes that may be in flight.
     pub fn window(&self) -> ByteCount {
-        match self {
-            Law::Fair(controller) => controller.window(),
-            Law::Fixed(fixed) => fixed.window(),
-        }
+        self.window
     }
 
     /// Queueing delay of the last whole round.
     pub fn queue(&self) -> Duration {
-        match self {
-            Law::Fair(controller) => controller.queue(),
-            Law::Fixed(fixed) => fixed.queue(),
+        match &self.model {
+            Model::Fair(controller) => controller.queue(),
+            Model::Fixed(fixed) => fixed.queue(),
         }
     }
 
     /// What the model is doing; `None` where there is none.
     pub fn phase(&self) -> Option<Phase> {
-        match self {
-            Law::Fair(controller) => Some(controller.phase()),
-            Law::Fixed(_) => None,
+        match &self.model {
+            Model::Fair(controller) => Some(controller.phase()),
+            Model::Fixed(_) => None,
         }
     }
 
     /// Whether what is sent now stays below the path's rate, so that its losses are the path's own.
     pub fn is_below_path_rate(&self) -> bool {
-        matches!(self, Law::Fair(controller) if controller.is_below_path_rate())
+        self.is_below_path_rate
     }
 
     /// Share of datagrams that the path loses by itself, in permille. Without a model it is not told apart from what a
     /// full queue drops, and none is reported.
     pub fn own_loss_permille(&self) -> u64 {
-        match self {
-            Law::Fair(controller) => controller.own_loss_permille(),
-            Law::Fixed(_) => 0,
+        match &self.model {
+            Model::Fair(controller) => controller.own_loss_permille(),
+            Model::Fixed(_) => 0,
         }
     }
 }

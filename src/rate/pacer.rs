@@ -28,7 +28,10 @@ pub struct Pacer {
     /// Bytes x 8e9 (bit-nanoseconds per second): exact at any rate, so that long runs do not drift.
     credit: i128,
     credited_at: Instant,
-    catch_up: Duration,
+    /// Most credit.
+    limit: i128,
+    /// What one wake-up should send, in bytes.
+    quantum: u64,
     /// Credit that came too late to be used at once, in the same unit, and how much time's worth of it is kept.
     arrears: i128,
     arrears_max: Duration,
@@ -45,12 +48,14 @@ impl Pacer {
             rate,
             credit: 0,
             credited_at: now,
-            catch_up: CATCH_UP_MIN,
+            limit: 0,
+            quantum: 0,
             arrears: 0,
             arrears_max: Duration::ZERO,
             unused: 0,
         };
-        pacer.credit = i128::from(pacer.quantum().as_u64()) * SCALE;
+        pacer.set_bounds(Duration::ZERO);
+        pacer.credit = i128::from(pacer.quantum) * SCALE;
         pacer
     }
 
@@ -58,34 +63,36 @@ impl Pacer {
     pub fn set_rate(&mut self, now: Instant, rate: BitRate, min_rtt: Duration) {
         self.accrue(now, true);
         self.rate = rate;
-        self.catch_up = (min_rtt / 4).clamp(CATCH_UP_MIN, CATCH_UP_MAX);
-        self.arrears_max = (min_rtt / 2).min(ARREARS_MAX);
+        self.set_bounds(min_rtt);
     }
 
-    /// What one wake-up should send.
-    fn quantum(&self) -> ByteCount {
-        ByteCount::new(self.rate.bytes_in(QUANTUM).as_u64().clamp(1, QUANTUM_BYTES_MAX))
+    fn set_bounds(&mut self, min_rtt: Duration) {
+        let bytes = |time| self.rate.bytes_in(time).as_u64();
+        self.quantum = bytes(QUANTUM).clamp(1, QUANTUM_BYTES_MAX);
+        self.limit = i128::from(bytes((min_rtt / 4).clamp(CATCH_UP_MIN, CATCH_UP_MAX)).max(self.quantum)) * SCALE;
+        self.arrears_max = (min_rtt / 2).min(ARREARS_MAX);
     }
 
     fn accrue(&mut self, now: Instant, busy: bool) {
         let elapsed = now - self.credited_at;
+        if elapsed.is_zero() && self.credit <= self.limit {
+            return; // the same batch
+        }
         self.credited_at = self.credited_at.max(now);
         let earned = i128::from(self.rate.as_bps()) * elapsed.as_nanos() as i128;
         let made_good = self.arrears.min(earned / ARREARS_SHARE);
         self.arrears -= made_good;
         self.credit += earned + made_good;
-        let limit_bytes = self.rate.bytes_in(self.catch_up).as_u64().max(self.quantum().as_u64());
-        let limit = i128::from(limit_bytes) * SCALE;
-        if self.credit > limit {
+        if self.credit > self.limit {
             if busy {
-                self.arrears += self.credit - limit;
+                self.arrears += self.credit - self.limit;
                 let most = i128::from(self.rate.bytes_in(self.arrears_max).as_u64()) * SCALE;
                 if self.arrears > most {
                     self.unused += u64::try_from((self.arrears - most) / SCALE).unwrap_or(0);
                     self.arrears = most;
                 }
             }
-            self.credit = limit;
+            self.credit = self.limit;
         }
     }
 
@@ -93,7 +100,11 @@ impl Pacer {
     /// counts as unused.
     pub fn available(&mut self, now: Instant, busy: bool) -> u64 {
         self.accrue(now, busy);
-        u64::try_from(self.credit / SCALE).unwrap_or(0)
+        // 64 bits hold the credit of any rate below 2 Tbps, and divide several times faster.
+        match u64::try_from(self.credit) {
+            Ok(credit) => credit / SCALE as u64,
+            Err(_) => u64::try_from(self.credit / SCALE).unwrap_or(0),
+        }
     }
 
     /// Takes what has left; the bucket may go negative by one datagram or a probe.
@@ -103,12 +114,15 @@ impl Pacer {
 
     /// When there is credit for the smaller of `wanted` bytes and one quantum.
     pub fn ready_at(&self, wanted: u64) -> Instant {
-        let need = i128::from(wanted.min(self.quantum().as_u64())) * SCALE - self.credit;
+        let need = i128::from(wanted.min(self.quantum)) * SCALE - self.credit;
         if need <= 0 {
             return self.credited_at;
         }
-        let rate = i128::from(self.rate.as_bps().max(1));
-        let nanos = u64::try_from((need + rate - 1) / rate).unwrap_or(u64::MAX);
+        let rate = self.rate.as_bps().max(1);
+        let nanos = match u64::try_from(need) {
+            Ok(need) => need.div_ceil(rate),
+            Err(_) => u64::try_from(need / i128::from(rate) + 1).unwrap_or(u64::MAX),
+        };
         self.credited_at + Duration::from_nanos(nanos)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use longhaul::channel::{Channel, Event, StreamId};
+use longhaul::channel::{Arrival, Channel, Event, StreamId};
 use longhaul::engine::{Engine, EngineConfig, Limits};
 use longhaul::frame::{Classified, Port, TcpFlags, classify};
 use longhaul::units::Instant;
@@ -55,13 +55,13 @@ impl Pair {
             out.clear();
             while let Some(transmit) = self.engine.poll_transmit(self.now, &mut out) {
                 for datagram in out.chunks_mut(transmit.segment_size) {
-                    self.peer.handle_datagram(self.now, address(0), datagram);
+                    self.peer.handle_datagram(self.now, Arrival { from: address(0), at: self.now }, datagram);
                 }
                 out.clear();
             }
             while let Some(transmit) = self.peer.poll_transmit(self.now, &mut out) {
                 for datagram in out.chunks_mut(transmit.segment_size) {
-                    self.engine.handle_datagram(self.now, address(1), datagram);
+                    self.engine.handle_datagram(self.now, Arrival { from: address(1), at: self.now }, datagram);
                 }
                 out.clear();
             }

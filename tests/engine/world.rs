@@ -220,7 +220,8 @@ impl World {
                 }
             }
         }
-        self.engines[side].handle_datagram(self.now, address(1 - side), datagram);
+        let origin = longhaul::channel::Arrival { from: address(1 - side), at: self.now };
+        self.engines[side].handle_datagram(self.now, origin, datagram);
         self.drain(side);
     }
 
@@ -254,7 +255,8 @@ impl World {
                 Arrival::WanFrame(side, frame) => drop(self.inject(side, Port::Wan, &frame)),
                 Arrival::ToHost(side, frame) => self.hosts[side].handle_frame(self.now, &frame),
                 Arrival::Datagram(side, mut datagram) => {
-                    self.engines[side].handle_datagram(self.now, address(1 - side), &mut datagram);
+                    let origin = longhaul::channel::Arrival { from: address(1 - side), at: self.now };
+                    self.engines[side].handle_datagram(self.now, origin, &mut datagram);
                     self.drain(side);
                 }
             }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use longhaul::channel::{Channel, ChannelStats, Event, PathMtu, ReadState, StreamId};
+use longhaul::channel::{Arrival, Channel, ChannelStats, Event, PathMtu, ReadState, StreamId};
 use longhaul::rate::RateMode;
 use longhaul::units::{BitRate, ByteCount, Instant, Weight};
 use longhaul::wan::{Link, LinkStats, Outage};
@@ -182,7 +182,7 @@ struct Side {
     line: Link,
     machine: Machine,
     /// What the socket holds until the appliance is awake.
-    socket: Vec<Vec<u8>>,
+    socket: Vec<(Instant, Vec<u8>)>,
     /// When the appliance wants to be woken.
     deadline: Option<Instant>,
     /// When it gets the core, once that is decided.
@@ -380,8 +380,9 @@ impl<'a> Rig<'a> {
             }
             if side.wakes_at.is_some_and(|at| at <= self.now) {
                 side.wakes_at = None;
-                for mut datagram in side.socket.drain(..) {
-                    side.channel.handle_datagram(self.now, end.other().address(), &mut datagram);
+                for (at, mut datagram) in side.socket.drain(..) {
+                    let arrival = Arrival { from: end.other().address(), at };
+                    side.channel.handle_datagram(self.now, arrival, &mut datagram);
                     self.spare.push(datagram);
                 }
                 if side.channel.poll_timeout().is_some_and(|at| at <= self.now) {
@@ -418,7 +419,7 @@ impl<'a> Rig<'a> {
 
     fn arrive(&mut self, to: End, datagram: Vec<u8>) {
         let side = &mut self.sides[to.index()];
-        side.socket.push(datagram);
+        side.socket.push((self.now, datagram));
         if side.wakes_at.is_none() {
             side.wakes_at = Some(side.machine.wakes(self.now));
         }

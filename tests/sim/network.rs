@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use longhaul::channel::Arrival;
 use longhaul::engine::{Engine, Fate};
 use longhaul::frame::{Port, VNET_HEADER_LEN};
 use longhaul::units::{BitRate, ByteCount, Instant};
@@ -292,7 +293,7 @@ impl Network {
                 }
                 Event::Datagram(end, mut datagram) => {
                     if let Appliance::Engine { engine, .. } = &mut self.appliances[end.index()] {
-                        engine.handle_datagram(now, end.other().address(), &mut datagram);
+                        engine.handle_datagram(now, Arrival { from: end.other().address(), at: now }, &mut datagram);
                         appliances_touched[end.index()] = true;
                     }
                     self.spare.push(datagram);

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use longhaul::channel::{Channel, ChannelConfig, DownReason, Event, ReadState, StreamId};
+use longhaul::channel::{Arrival, Channel, ChannelConfig, DownReason, Event, ReadState, StreamId};
 use longhaul::units::{BitRate, ByteCount, Instant};
 use longhaul::wan::Link;
 
@@ -123,7 +123,7 @@ impl Peering {
     /// A stranger's datagram reaches an end now.
     pub fn inject(&mut self, to: End, from: SocketAddr, bytes: &[u8]) {
         let mut bytes = bytes.to_vec();
-        self.channels[to.index()].handle_datagram(self.now, from, &mut bytes);
+        self.channels[to.index()].handle_datagram(self.now, Arrival { from, at: self.now }, &mut bytes);
         self.pump(to);
     }
 
@@ -145,7 +145,8 @@ impl Peering {
             assert!(steps < STEPS_AT_ONE_MOMENT_MAX, "a busy loop at {next:?}");
             self.now = next;
             while let Some(mut delivery) = self.agenda.pop_due(self.now) {
-                self.channels[delivery.to.index()].handle_datagram(self.now, delivery.from, &mut delivery.bytes);
+                let arrival = Arrival { from: delivery.from, at: self.now };
+                self.channels[delivery.to.index()].handle_datagram(self.now, arrival, &mut delivery.bytes);
             }
             for end in End::BOTH {
                 let channel = &mut self.channels[end.index()];

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use longhaul::channel::{Channel, Event, PathMtu, StreamId};
+use longhaul::channel::{Arrival, Channel, Event, PathMtu, StreamId};
 use longhaul::units::{BitRate, ByteCount, Instant};
 use longhaul::wan::Link;
 
@@ -171,7 +171,8 @@ impl Rig {
         while let Some(crossing) = self.agenda.pop_due(now) {
             match crossing {
                 Crossing::Datagram(at, to, mut datagram) => {
-                    self.sessions[at].channels[to.index()].handle_datagram(now, to.other().address(), &mut datagram);
+                    let arrival = Arrival { from: to.other().address(), at: now };
+                    self.sessions[at].channels[to.index()].handle_datagram(now, arrival, &mut datagram);
                     self.pump(at, to);
                 }
                 Crossing::Packet(at, number) => {

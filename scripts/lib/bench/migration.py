@@ -52,7 +52,9 @@ FULL_MEMORY_MB = 2048
 LATENESS_P99_US = 2000
 REPEATS_MAX = 2
 # QEMU's at the source and at the destination, where no real migration tells.
-HOST_CPU_S_PER_GB = [1.3, 3.3]
+HOST_CPU_S_PER_GB = [2.0, 1.3]
+# Bytes per second.
+MBPS = 125_000
 # What --slow-runs is about.
 SLOW_S = 120
 # A guest that has not arrived by then never will: the slowest row of the report, twice over, for each GB.
@@ -71,6 +73,10 @@ def arguments():
     parser.add_argument("--quick", action="store_true", help="a small guest, two links, one run each: at most 5 minutes")
     parser.add_argument("--one-way", action="store_true", help="read the links' latency as one way instead of round trip")
     parser.add_argument("--replay", action="store_true", help="send a recorded migration with a plain program instead: cheaper")
+    parser.add_argument(
+        "--switchover", choices=["line"],
+        help="the rate by which QEMU decides to stop the guest is the link's, told by an administrator, not that of its last 100 ms",
+    )
     parser.add_argument("--slow-runs", type=int, help=f"runs where the first took longer than {SLOW_S} s (default: as --runs)")
     parser.add_argument("--resume", action="store_true", help="keep the valid runs that OUT has and make the missing ones")
     parser.add_argument("--redo", default="", help="with --resume: systems whose runs are made again")
@@ -110,7 +116,7 @@ def late(outcome):
 
 def host_cost(runs, cell):
     """CPU seconds per GB that QEMU took at both ends: in real migrations of this cell, or in any; or what is usual."""
-    real = [run for run in runs if run["how"] == "migration" and not run["error"] and run.get("host_cpu_s")]
+    real = [run for run in runs if run["how"] == "migration" and not run["error"] and run.get("target_memory") == onemove.TARGET_MEMORY]
     same = [run for run in real if migration_results.cell_of(run)[1:] == cell[1:]]
     costs = [[used / (run["moved_bytes"] / 1e9) for used in run["host_cpu_s"]] for run in same or real]
     return [statistics.median(column) for column in zip(*costs)] if costs else HOST_CPU_S_PER_GB
@@ -126,7 +132,8 @@ def run_once(options, how, cost, link, system_name, machine, state, seed, folder
             patience = 60 + PATIENCE_S_PER_GB * options.memory / 1000
             if how == "replay":
                 return onemove.replay(lab, state, patience, system.address, between, cost)
-            return onemove.move(lab, machine, state, folder, patience, system.address, between)
+            told = rate * MBPS if options.switchover == "line" else None
+            return onemove.move(lab, machine, state, folder, patience, system.address, between, told)
     finally:
         system.stop()
 
@@ -190,7 +197,7 @@ def main():
     tools = guest.build(common.cache_dir())
     description = common.description(qemu=tools.version(), memory_mb=options.memory, seed=options.seed)
     description["command"] = shlex.join(["scripts/bench", "migration", *sys.argv[1:]])
-    description.update(lateness_bound_p99_us=LATENESS_P99_US, left_out=peers.LEFT_OUT)
+    description.update(lateness_bound_p99_us=LATENESS_P99_US, left_out=peers.LEFT_OUT, switchover=options.switchover)
     results = migration_results.Results(options.out, description, options.resume, options.redo)
 
     def wanted(cell, number):

@@ -6,8 +6,9 @@ import common
 import migration_goals
 import peers
 import plot
-from onemove import median
+from onemove import TARGET_MEMORY, median
 
+SWITCHOVER = {None: "what it has sent in the last 100 ms", "line": "the line's, as told by an administrator"}
 HOW = {False: "latency read as round trip", True: "latency read as one way"}
 
 
@@ -53,6 +54,8 @@ class Cell:
             text += f", {len(self.all) - len(self.good)} failed"
         if any(run["late"] for run in self.good):
             text += " *"
+        if any(run.get("target_memory") != TARGET_MEMORY for run in self.good):
+            text += " †"
         return text
 
 
@@ -155,13 +158,16 @@ the link's rate; above 100 % is compression. `stopped, beats` is the gap in the 
 figure ends too early; `lost beats` are numbers that never appeared. `drain` is from the source's last byte until the guest runs,
 `undelivered` what was between the hosts at most, in their bytes; `wire` counts both directions with Ethernet headers. `machine busy`
 is the share of all cores that was used by anything while it moved. HyperIP's figures are the 2009 report's: another guest, other machines.
+The destination's memory is touched before a run begins: this machine may be virtual, and its hypervisor take milliseconds for every
+page that is written for the first time. Runs where it was not are marked †, and on the quick links they took longer for it.
 "> N: does not end" is a migration that was given up: its guest dirties memory as fast as that system sends it, so that no vMotion would end.
 """
 
 
 REPLAY = """\
-A recorded migration, sent by a plain program through the same lab: no guest, no switch-over. It stands for real ones where it agrees
-with them within 10 %.
+A recorded migration, sent by a plain program through the same lab: no guest, no switch-over, both ends made to use as much CPU as
+QEMU did in real runs of the same cell. It stands for real ones where the medians agree within 10 %; the extremes beside them tell how
+far runs of one kind differ by themselves: a few lost packets decide over CUBIC, other work on the cores over longhaul.
 """
 REPLAY_AGREES = 0.10
 
@@ -199,7 +205,8 @@ def introduction(results):
     return (
         f"`{results['command']}` (the last call that added to this), runs of {between('date')}, longhaul commit(s) {commits}, Linux "
         f"{results['kernel']}, QEMU {results['qemu']} (TCG), {machine['cores']} cores ({machine['cpu']}), load average when a run began "
-        f"{between('load_at_start', '{:.1f}')}. A guest of {results['memory_mb']} MB, seed {results['seed']}. Hosts, "
+        f"{between('load_at_start', '{:.1f}')}. A guest of {results['memory_mb']} MB, seed {results['seed']}; "
+        f"the rate by which QEMU decides to stop it: {SWITCHOVER[results.get('switchover')]}. Hosts, "
         "appliances, both QEMUs and the emulator share the cores, so times at 1 Gbps are an upper bound; compare columns of one row.\n"
     )
 

@@ -9,8 +9,8 @@ import common
 
 # What makes two runs repetitions of each other.
 CELL = ("how", "fill", "one_way", "link", "system")
-# Runs compare only if the guest was the same.
-SAME = ("memory_mb", "seed", "qemu")
+# Runs compare only if the guest and the way to stop it were the same.
+SAME = ("memory_mb", "seed", "qemu", "switchover")
 
 
 def cell_of(run):

@@ -18,6 +18,8 @@ WATCH_MS = 10
 WAYS = ("a_to_b", "b_to_a")
 # What the last segments' acknowledgements and the return path say is less than this per sample.
 PAYLOAD = 600
+# Of a run's destination: all of it there before anything moves. A run that does not say so took it as the pages came.
+TARGET_MEMORY = "touched before"
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -126,13 +128,16 @@ class Watch:
         }
 
 
-def move(lab, guest, state, folder, seconds, address, between):
-    """Moves the guest from host a to host b. Returns what was measured; raises Failure where it did not arrive."""
+def move(lab, guest, state, folder, seconds, address, between, told=None):
+    """Moves the guest from host a to host b. Returns what was measured; raises Failure where it did not arrive.
+
+    `told` is the rate in bytes per second that QEMU may reckon with once the guest is stopped; None: what it measures.
+    """
     path, expected_sum = state
-    target = vm.Vm(guest, "target", folder, incoming=f"tcp:0.0.0.0:{PORT}", prefix=lab.inside("b"))
+    target = vm.Vm(guest, "target", folder, incoming=f"tcp:0.0.0.0:{PORT}", prefix=lab.inside("b"), touched=True)
     with target, vm.Vm(guest, "source", folder, incoming=f"file:{path}", prefix=lab.inside("a")) as source:
         source.start_saved()
-        source.migrate_parameters(return_path=True)
+        source.migrate_parameters(return_path=True, switchover=told)
         target.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
         with Watch(lab, between) as watch:
             qemu_cpu = [common.cpu_seconds(one.process.pid) for one in (source, target)]
@@ -157,6 +162,7 @@ def move(lab, guest, state, folder, seconds, address, between):
             "intact": total == expected_sum and wrong == 0,
             "wrong_working_set_pages": wrong,
             "passes": told["ram"]["dirty-sync-count"],
+            "target_memory": TARGET_MEMORY,
             "host_cpu_s": qemu_cpu,
         }
 
@@ -194,6 +200,7 @@ def replay(lab, recorded, seconds, address, between, host_cpu_s_per_gb):
         **dict.fromkeys(nothing),
         "intact": received["sum"] == expected_sum,
         "wrong_working_set_pages": 0,
+        "target_memory": TARGET_MEMORY,
         "host_cpu_s": [sent["cpu_s"], received["cpu_s"]],
     }
 

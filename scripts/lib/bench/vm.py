@@ -18,6 +18,9 @@ DIRTY_MB = 8
 DIRTY_PPS = 500
 # What TCP carries on a clean line of 1 Gbps.
 RECORDED_BYTES_PER_S = 118_000_000
+# What a QEMU may take until it listens, and the least pace at which it may touch its memory first.
+START_S = 20
+TOUCHED_MB_PER_S = 100
 LINE = re.compile(r"^([BFV]) (.*)$")
 
 
@@ -88,9 +91,9 @@ class Guest:
             return stream, file.read()
 
 
-def connected(path, process, log, name):
+def connected(path, process, log, name, seconds):
     """A socket to a QEMU that has just been started and will listen there."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline and process.poll() is None:
         channel = socket.socket(socket.AF_UNIX)
         try:
@@ -104,9 +107,13 @@ def connected(path, process, log, name):
 
 
 class Vm:
-    """One QEMU process. `prefix` is what puts it into a host's namespace."""
+    """One QEMU process. `prefix` is what puts it into a host's namespace, `touched` has its memory there from the start.
 
-    def __init__(self, guest, name, folder, incoming=None, prefix=()):
+    Without that a guest's memory comes as it is first written. Where this machine is virtual itself, its hypervisor may have
+    taken free memory back (free page reporting): then each huge page of 2 MB stops QEMU for 6 ms, which no physical host does.
+    """
+
+    def __init__(self, guest, name, folder, incoming=None, prefix=(), touched=False):
         self.name = name
         self.lines, self.events = [], []
         self.news = threading.Condition()
@@ -117,7 +124,8 @@ class Vm:
             if os.path.exists(path):
                 os.unlink(path)
         tools = guest.tools
-        command = [*prefix, tools.qemu, "-name", name, "-accel", "tcg", "-machine", "pc", "-cpu", "qemu64", "-smp", "1"]
+        machine = "pc,memory-backend=pc.ram" if touched else "pc"
+        command = [*prefix, tools.qemu, "-name", name, "-accel", "tcg", "-machine", machine, "-cpu", "qemu64", "-smp", "1"]
         command += ["-m", str(guest.memory_mb), "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         for path in tools.firmware:
             command += ["-L", path]
@@ -126,13 +134,17 @@ class Vm:
             command += [f"-{kind}", f"unix:{sockets[kind]},server=on,wait=off"]
         if incoming:
             command += ["-incoming", incoming]
+        if touched:
+            # The name that QEMU gives a guest's memory by itself: source and destination must agree in it.
+            command += ["-object", f"memory-backend-ram,id=pc.ram,size={guest.memory_mb}M,prealloc=on"]
         self.log = open(os.path.join(folder, f"{name}.log"), "w", encoding="utf-8")
         self.process = subprocess.Popen(
             command, env=tools.environment, stdin=subprocess.DEVNULL, stdout=self.log, stderr=subprocess.STDOUT
         )
         try:
-            self.serial = connected(sockets["serial"], self.process, self.log, name)
-            self.control = connected(sockets["qmp"], self.process, self.log, name)
+            patience = START_S + guest.memory_mb / TOUCHED_MB_PER_S
+            self.serial = connected(sockets["serial"], self.process, self.log, name, patience)
+            self.control = connected(sockets["qmp"], self.process, self.log, name, patience)
         except common.Failure:
             self.close()
             raise
@@ -237,12 +249,17 @@ class Vm:
             raise common.Failure(f"QEMU ({self.name}), {command}: {answer['error']['desc']}")
         return answer["return"]
 
-    def migrate_parameters(self, return_path, bytes_per_second=20_000_000_000):
+    def migrate_parameters(self, return_path, bytes_per_second=20_000_000_000, switchover=None):
         # Default is 128 MiB/s; the network is to be the limit. By the return path the source learns that the destination
         # runs; a file has none.
         enabled = [{"capability": name, "state": True} for name in ["events"] + ["return-path"] * return_path]
         self.qmp("migrate-set-capabilities", capabilities=enabled)
-        self.qmp("migrate-set-parameters", **{"max-bandwidth": bytes_per_second})
+        rates = {"max-bandwidth": bytes_per_second}
+        if switchover:
+            # Else QEMU takes what it sent in the last 100 ms, which compressible pages inflate: what is left of the guest
+            # then takes longer than the 300 ms that QEMU allows itself.
+            rates["avail-switchover-bandwidth"] = switchover
+        self.qmp("migrate-set-parameters", **rates)
 
     def start_saved(self, seconds=60):
         """Runs a guest started from its saved state, once that is loaded."""

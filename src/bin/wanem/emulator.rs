@@ -23,7 +23,7 @@ const WRITE_LIMIT: usize = 64;
 
 /// Pause between reads at most. Where arrivals carry their own moments, a pause shorter than the path's delay costs no
 /// accuracy, and it saves a wake-up for each single frame.
-const READ_PAUSE_MAX: Duration = Duration::from_micros(200);
+const READ_PAUSE_MAX: Duration = Duration::from_millis(1);
 
 /// A full send buffer is tried again after this.
 const SEND_PAUSE: Duration = Duration::from_micros(50);
