@@ -151,7 +151,7 @@ def move(lab, guest, state, folder, seconds, address, between, told=None):
         measured = watch.columns(told["ram"]["transferred"])
         total, wrong = target.verify()
         stopped = source.event("STOP")
-        gap, lost = beats(source.beats, target.beats)
+        gap, lost = beats(source.beats, target.beats, source.tail + (target.head or b""))
         return {
             **measured,
             "downtime_qemu_ms": told.get("downtime"),
@@ -205,11 +205,14 @@ def replay(lab, recorded, seconds, address, between, host_cpu_s_per_gb):
     }
 
 
-def beats(source, target):
-    """The heartbeat's gap over the move in ms, and how many numbers never appeared."""
+def beats(source, target, between):
+    """The heartbeat's gap over the move in ms, and how many numbers never appeared. `between`: what the source said last and the
+    destination first, which is a beat where the guest was stopped in the midst of one."""
     if not source or not target:
         return None, None
-    return (target[0][0] - source[-1][0]) * 1000, target[0][1] - source[-1][1] - 1
+    last, first = source[-1][1], target[0][1]
+    is_split = first > last + 1 and between.strip() == f"B {last + 1}".encode()
+    return (target[0][0] - source[-1][0]) * 1000, first - last - 1 - is_split
 
 
 def usual_gap(source, started):

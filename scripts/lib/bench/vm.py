@@ -118,6 +118,8 @@ class Vm:
         self.lines, self.events = [], []
         self.news = threading.Condition()
         self.beats = []
+        # What it said before its first end of line and after its last: the guest may be stopped in the midst of a beat.
+        self.head, self.tail = None, b""
         self.answers = {}
         sockets = {kind: os.path.join(folder, f"{name}.{kind}") for kind in ("qmp", "serial")}
         for path in sockets.values():
@@ -179,6 +181,9 @@ class Vm:
             now = time.time()
             *whole, rest = (rest + got).split(b"\n")
             with self.news:
+                if self.head is None and whole:
+                    self.head = whole[0]
+                self.tail = rest
                 for line in whole:
                     found = LINE.match(line.decode("ascii", "replace").strip())
                     if not found:
