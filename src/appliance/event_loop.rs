@@ -254,10 +254,12 @@ impl<D: Driven> EventLoop<D> {
             };
             let frame = &self.buffer[..len];
             match self.engine.handle_frame(Clock.now(), port, frame) {
-                Fate::Forward => to.forward(frame),
-                Fate::Taken => {}
+                Fate::Forward => {
+                    to.forward(frame);
+                    self.moderation.on_forwarded();
+                }
+                Fate::Taken => self.moderation.on_bytes(len),
             }
-            self.moderation.on_bytes(len);
             bytes += len;
             if bytes >= FRAME_BYTES_PER_ROUND {
                 break;

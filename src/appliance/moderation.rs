@@ -3,7 +3,7 @@
 //! A wake-up costs the waker and the woken tens of microseconds, more in a virtual machine, whatever it brings. With
 //! bytes pouring in, what arrives within a pause is better taken at once: longer segments to the hosts, fewer acks,
 //! fewer rounds. It is what network cards do (`ethtool -C … rx-usecs`). Deadlines of the engine are kept all the same,
-//! and whoever exchanges little is served at once.
+//! and whoever exchanges little is served at once. So is whoever is only forwarded: a wire does not wait.
 
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub(super) struct Moderation {
     woke_at: Instant,
     /// Bytes that came in or left since.
     bytes: usize,
+    /// A frame passed through since.
+    is_forwarding: bool,
 }
 
 impl Moderation {
@@ -29,10 +31,16 @@ impl Moderation {
         self.bytes += bytes;
     }
 
+    /// Notes a frame that passes through: who sends such frames may wait for their answers.
+    pub(super) fn on_forwarded(&mut self) {
+        self.is_forwarding = true;
+    }
+
     /// Called when there is nothing left to do at `now`: until when to leave the sources alone, if at all. `deadline`:
     /// the engine's.
     pub(super) fn pause(&mut self, now: Instant, deadline: Option<Instant>) -> Option<Instant> {
-        if std::mem::take(&mut self.bytes) < BULK {
+        let is_forwarding = std::mem::take(&mut self.is_forwarding);
+        if std::mem::take(&mut self.bytes) < BULK || is_forwarding {
             return None;
         }
         let until = self.woke_at + PAUSE;
@@ -72,6 +80,17 @@ mod tests {
         assert_eq!(moderation.pause(T, None), None);
         moderation.on_bytes(BULK - 1500);
         assert_eq!(moderation.pause(T, None), None, "each look counts by itself");
+    }
+
+    #[test]
+    fn what_is_forwarded_does_not_wait_for_more() {
+        let mut moderation = Moderation::default();
+        moderation.on_woken(T);
+        moderation.on_bytes(BULK);
+        moderation.on_forwarded();
+        assert_eq!(moderation.pause(T, None), None);
+        moderation.on_bytes(BULK);
+        assert_eq!(moderation.pause(T, None), Some(T + PAUSE));
     }
 
     #[test]
