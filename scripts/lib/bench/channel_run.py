@@ -168,7 +168,7 @@ class Usage:
             "cpu": {role: process.cpu_seconds(pid) or 0.0 for role, pid in self.pids.items()},
             "split": {role: process.cpu_split_seconds(pid) or (0.0, 0.0) for role, pid in self.pids.items()},
             "tcp": tcp_counters(self.lab, "a"),
-            "busy": process.busy_seconds(),
+            "machine": process.machine_ticks(),
         }
 
     def end(self):
@@ -191,8 +191,7 @@ class Usage:
         return again / max(1, sent)
 
     def busy_share(self):
-        busy, everything = (now - then for now, then in zip(self.after["busy"], self.before["busy"]))
-        return busy / max(1, everything)
+        return process.busy_share(self.before["machine"], self.after["machine"])
 
 
 # ---- one run ------------------------------------------------------------------------------------------------------------

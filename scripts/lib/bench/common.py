@@ -139,16 +139,6 @@ class Lab:
         raise Failure(f"the appliances found no session within {seconds} s; see scripts/lab appliance a log")
 
 
-def cpu_seconds(pid):
-    """User and system time that a process has used."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 # ---- what machine, what program, what command ---------------------------------------------------------------------------
 
 

@@ -10,8 +10,8 @@ import time
 
 import appliances
 import common
+import process
 import vm
-from process import busy_seconds
 
 PORT = 8000
 WATCH_MS = 10
@@ -60,6 +60,11 @@ def tcp_counters(lab, role):
     return int(counters["OutSegs"]), int(counters["RetransSegs"])
 
 
+def cpu_seconds(pid):
+    """User and system time that a process has used, that of its ended threads as well; 0 if it is gone."""
+    return sum(process.cpu_split_seconds(pid) or (0.0, 0.0))
+
+
 class Watch:
     """What is counted around anything that moves from host a to host b: `begin`, then `arrived`, then `columns`.
 
@@ -84,15 +89,15 @@ class Watch:
         self.traced = self.trace.stop(self.started)
 
     def cpu(self):
-        return {name: sum(map(common.cpu_seconds, pids)) for name, pids in self.between.items()}
+        return {name: sum(map(cpu_seconds, pids)) for name, pids in self.between.items()}
 
     def begin(self):
-        self.cpu_before, self.machine_before = self.cpu(), busy_seconds()
+        self.cpu_before, self.machine_before = self.cpu(), process.machine_ticks()
         self.started = time.time()
 
     def arrived(self, at):
         self.ended = at
-        self.busy = [now - then for now, then in zip(busy_seconds(), self.machine_before)]
+        self.busy_share = process.busy_share(self.machine_before, process.machine_ticks())
         self.used = {name: used - self.cpu_before[name] for name, used in self.cpu().items()}
         # Late acknowledgements are still part of it.
         time.sleep(0.5)
@@ -114,7 +119,7 @@ class Watch:
             "host_resent_share": again / sent if sent else 0.0,
             "appliance_cpu_s": self.used,
             "appliance_cpu_s_per_gb": {name: used / (moved / 1e9) for name, used in self.used.items()},
-            "machine_busy_share": self.busy[0] / max(self.busy[1], 1),
+            "machine_busy_share": self.busy_share,
             "wanem_lateness": {way: status["wanem"][way]["lateness"] for way in WAYS},
             "wanem": status["wanem"],
             "appliance_a": status.get("appliance_a"),
@@ -140,13 +145,13 @@ def move(lab, guest, state, folder, seconds, address, between, told=None):
         source.migrate_parameters(return_path=True, switchover=told)
         target.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
         with Watch(lab, between) as watch:
-            qemu_cpu = [common.cpu_seconds(one.process.pid) for one in (source, target)]
+            qemu_cpu = [cpu_seconds(one.process.pid) for one in (source, target)]
             watch.begin()
             source.qmp("migrate", uri=f"tcp:{address}:{PORT}")
             source.wait_migrated(seconds)
             watch.arrived(target.wait(lambda: target.event("RESUME"), 60, "running guest at the destination"))
             target.wait_line("B", 20)
-            qemu_cpu = [common.cpu_seconds(one.process.pid) - used for one, used in zip((source, target), qemu_cpu)]
+            qemu_cpu = [cpu_seconds(one.process.pid) - used for one, used in zip((source, target), qemu_cpu)]
         told = source.qmp("query-migrate")
         measured = watch.columns(told["ram"]["transferred"])
         total, wrong = target.verify()
