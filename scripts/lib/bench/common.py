@@ -118,6 +118,11 @@ class Lab:
     def read(self, role, *command):
         return subprocess.run(self.inside(role, *command), text=True, stdout=subprocess.PIPE, check=True).stdout
 
+    def tcp_counters(self, role):
+        """What the namespace's kernel counts of TCP, by its names (OutSegs, RetransSegs, …)."""
+        names, values = [line.split()[1:] for line in self.read(role, "cat", "/proc/net/snmp").splitlines() if line.startswith("Tcp:")]
+        return dict(zip(names, map(int, values)))
+
     def pids(self, role):
         return self.read_pids(self.namespace(role))
 
@@ -137,6 +142,12 @@ class Lab:
                 return
             time.sleep(0.1)
         raise Failure(f"the appliances found no session within {seconds} s; see scripts/lab appliance a log")
+
+
+def resent_share(before, after):
+    """Of the segments sent between two `tcp_counters`, those sent again."""
+    sent, again = (after[name] - before[name] for name in ("OutSegs", "RetransSegs"))
+    return again / max(1, sent)
 
 
 # ---- what machine, what program, what command ---------------------------------------------------------------------------

@@ -53,13 +53,6 @@ class Counter:
         return (times[0], times[-1]) if times else (None, None)
 
 
-def tcp_counters(lab, role):
-    """Segments sent and sent again by a namespace's kernel."""
-    names, values = [line.split()[1:] for line in lab.read(role, "cat", "/proc/net/snmp").splitlines() if line.startswith("Tcp:")]
-    counters = dict(zip(names, values))
-    return int(counters["OutSegs"]), int(counters["RetransSegs"])
-
-
 def cpu_seconds(pid):
     """User and system time that a process has used, that of its ended threads as well; 0 if it is gone."""
     return sum(process.cpu_split_seconds(pid) or (0.0, 0.0))
@@ -74,7 +67,7 @@ class Watch:
     def __init__(self, lab, between):
         self.lab, self.between = lab, between
         self.before = lab.status()["wanem"]
-        self.segments = tcp_counters(lab, "a")
+        self.tcp_before = lab.tcp_counters("a")
         self.counters = {"a": Counter(lab, "a", "eth0"), "b": Counter(lab, "b", "eth0"), "wan": Counter(lab, "wan", "wan-a")}
         self.trace = appliances.Trace(lab)
         self.started = self.ended = time.time()
@@ -106,7 +99,6 @@ class Watch:
         """What was measured, after the `with`."""
         started, ended, lab, counters = self.started, self.ended, self.lab, self.counters
         status = lab.status()
-        sent, again = (now - then for now, then in zip(tcp_counters(lab, "a"), self.segments))
         _, last_sent = counters["a"].bursts(1, started, ended)
         first_received, last_received = counters["b"].bursts(2, started, ended)
         return {
@@ -116,7 +108,7 @@ class Watch:
             "drain_ms": (ended - last_sent) * 1000 if last_sent else None,
             "last_received_ms": (ended - last_received) * 1000 if last_received else None,
             "sending_s": last_received - first_received if first_received else None,
-            "host_resent_share": again / sent if sent else 0.0,
+            "host_resent_share": common.resent_share(self.tcp_before, lab.tcp_counters("a")),
             "appliance_cpu_s": self.used,
             "appliance_cpu_s_per_gb": {name: used / (moved / 1e9) for name, used in self.used.items()},
             "machine_busy_share": self.busy_share,
