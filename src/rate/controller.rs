@@ -1,7 +1,11 @@
 //! The rate controller: how fast to send, from a model of the path. The law and its sources: [`crate::rate`].
 
+mod giving_way;
+mod probe;
+
 use std::time::Duration;
 
+use super::contest::Contest;
 use super::delivery::RateSample;
 use super::queue::{NOISY_ROUNDS, QueueEstimator, ROUND_MIN};
 use super::rounds::{Rounds, Span};
@@ -10,32 +14,14 @@ use crate::units::{BitRate, ByteCount, Instant};
 /// Pacing gain while accelerating from nothing: 4 ln 2, the smallest that doubles the rate every round (BBR draft
 /// section 2.4).
 const START_GAIN: u64 = 277;
-/// Pacing gain while following a path that answered a probe with more.
-const FOLLOW_GAIN: u64 = 160;
 /// Drains what acceleration has queued.
 const DRAIN_GAIN: u64 = 50;
-/// Drains a queue that stands because the path has become slower: it is deep, and the path stays busy with it.
-const DEEP_DRAIN_GAIN: u64 = 25;
-/// The path has become slower where two rounds in a row, three where the RTT is shorter than machines may pause, delivered less than this share, in percent, of the estimate and of
-/// what was offered.
-const SLOWER: u64 = 75;
-const SLOWER_PAUSE: Duration = Duration::from_millis(20);
-const UP_GAIN: u64 = 120;
-/// The same of a sender that is too late for a part of its pace: what counts is what leaves.
-const UP_GAIN_MAX: u64 = 160;
+/// A slice is this part of an RTT, but no shorter than a round may be.
+const SLICES: u32 = 4;
 const DOWN_GAIN: u64 = 90;
-/// Over a path shorter than a round a probe is longer and lower as well: its RTT and its deliveries are those of schedulers,
-/// and its buffers are often shallow.
-const SHORT_UP_GAIN: u64 = 110;
-const SHORT_UP_GAIN_MAX: u64 = 125;
-const SHORT_UP_ROUNDS: u32 = 2;
-const SHORT_FOLLOW_GAIN: u64 = 130;
 /// Probes of a shallow buffer overflow it: they are rarer there, and between them a small queue is kept up.
 const SHORT_CRUISE_ROUNDS: u32 = 6;
 const SHORT_CRUISE_GAIN: u64 = 102;
-/// Where the RTT varies by itself, a probe is longer and lower: its answer is an average.
-const NOISY_UP_GAIN: u64 = 115;
-const NOISY_UP_ROUNDS: u32 = 3;
 const NOISY_DOWN_GAIN: u64 = 85;
 /// Cruising there tends upwards: a queue, once it stands, shows the path's rate exactly, where its absence shows nothing.
 const NOISY_CRUISE_GAIN: u64 = 101;
@@ -45,10 +31,6 @@ const CORRECTION_FLOOR: u64 = 80;
 const GROWTH: u64 = 125;
 /// The path is the limit where it delivers less than this share, in percent, of what it is offered in plenty.
 const BEHIND: u64 = 85;
-/// Excess over the estimate, in percent, that has to be offered before the answer to a probe counts.
-const PROBED: u64 = 108;
-/// The same over a path shorter than a round.
-const SHORT_PROBED: u64 = 105;
 /// Rounds without growth that end acceleration even when the path does not fall behind.
 const FLAT_ROUNDS: u32 = 3;
 /// Rounds without growth that end it in any case, as when the window or the far end is the limit.
@@ -84,8 +66,6 @@ const LOSS_WINDOW: u64 = 8_192;
 const LOSS_KNOWN: u64 = 256;
 /// Loss above the path's own by this much, and by a quarter of the own, is a queue that overflows or a policer.
 const EXCESS_LOSS_PERMILLE: u64 = 15;
-/// Lost datagrams that make a share of loss believable.
-const EXCESS_LOSS_MIN: u64 = 24;
 /// Lost datagrams in a round that, with a queue, show its overflow.
 const OVERFLOW_MIN: u64 = 8;
 /// No queue that overflows is shorter than this: below it a round's RTT is that of schedulers.
@@ -155,15 +135,31 @@ pub struct Controller {
     /// There has been a sample.
     is_measured: bool,
     rounds: Rounds,
+    /// Parts of rounds, which end by time alone: rounds last the longer the deeper the queue.
+    slices: Rounds,
     round: u64,
     queue: QueueEstimator,
     /// Rounds in a row that showed more queue than there should be.
     standing_rounds: u32,
+    /// The estimate when it began to stand.
+    standing_from: BitRate,
     foreign_queue: bool,
+    /// The window beside somebody whose queue it is.
+    contest: Option<Contest>,
+    wary_until: Instant,
+    lost_in_round: bool,
+    /// The round in which the queue was last drained to see whose it is.
+    tested_at: Option<u64>,
+    /// `Drain` ends when less than this share of the BDP, in percent, is in flight.
+    drain_to: u64,
+    /// How far the smallest RTT of the last slice was above the smallest.
+    slice_rise: Duration,
     flat_base: BitRate,
     flat_rounds: u32,
-    /// It accelerated since it last cruised.
-    accelerated: bool,
+    /// It has cruised: whoever accelerates again follows a probe.
+    has_cruised: bool,
+    /// It accelerated, or the path became slower, since it last cruised: the queue moved, and not by itself.
+    unsettled: bool,
     /// A probe has been sent whose answer is not in.
     probed: bool,
     /// Recent smallest RTT when it began, and how many in a row were answered with more.
@@ -171,6 +167,8 @@ pub struct Controller {
     answered: u64,
     low_acked: u64,
     low_lost: u64,
+    /// The smallest RTT that was known when they began to be counted.
+    low_min_rtt: Duration,
     /// Both when the last probe began.
     low_before_probe: (u64, u64),
     cruise_rounds: u32,
@@ -193,18 +191,28 @@ impl Controller {
             rate: initial.min(INITIAL_RATE_MAX),
             is_measured: false,
             rounds: Rounds::new(now),
+            slices: Rounds::new(now),
             round: 0,
             queue,
             standing_rounds: 0,
+            standing_from: BitRate::ZERO,
             foreign_queue: false,
+            contest: None,
+            wary_until: now,
+            lost_in_round: false,
+            tested_at: None,
+            drain_to: 100,
+            slice_rise: Duration::ZERO,
             flat_base: BitRate::ZERO,
             flat_rounds: 0,
-            accelerated: false,
+            has_cruised: false,
+            unsettled: false,
             probed: false,
             before_probe: Duration::ZERO,
             answered: 0,
             low_acked: 0,
             low_lost: 0,
+            low_min_rtt: rtt,
             low_before_probe: (0, 0),
             cruise_rounds: 3,
         }
@@ -254,7 +262,7 @@ impl Controller {
     }
 
     fn effective_gain(&self) -> u64 {
-        if self.phase != Phase::Cruise || self.foreign_queue || !self.queue.is_standing() {
+        if self.phase != Phase::Cruise || self.foreign_queue || self.contest.is_some() || !self.queue.is_standing() {
             return self.gain;
         }
         // Give the excess back over about twice the time that it takes to see it.
@@ -270,6 +278,10 @@ impl Controller {
         if !self.is_measured {
             return ByteCount::new(INITIAL_WINDOW * datagram);
         }
+        if let Some(contest) = self.contest {
+            return ByteCount::new((contest.window() * datagram as f64) as u64)
+                .max(ByteCount::new(WINDOW_MIN * datagram));
+        }
         let calm = self.queue.queue() <= (self.queue.min_rtt() / 8).max(Duration::from_millis(1));
         let wide = (self.phase == Phase::Accelerate && calm) || self.queue.is_noisy();
         let gain = if wide { START_WINDOW_GAIN } else { WINDOW_GAIN };
@@ -284,7 +296,9 @@ impl Controller {
 
     /// Whether what is sent now stays below the path's rate, so that its losses are the path's own.
     pub fn is_below_path_rate(&self) -> bool {
-        self.phase == Phase::Down || (self.phase == Phase::Cruise && self.effective_gain() < 97)
+        // While a long queue stands, what is lost may have overflowed it.
+        let full = !self.is_short() && self.slice_rise > self.full_queue();
+        !full && (self.phase == Phase::Down || (self.phase == Phase::Cruise && self.effective_gain() < 97))
     }
 
     /// What it is doing.
@@ -301,7 +315,14 @@ impl Controller {
     pub fn on_ack(&mut self, report: &AckReport) {
         let now = report.now;
         self.queue.on_rtt(now, report.rtt, report.min_rtt);
+        if self.queue.min_rtt() + self.queue.target() < self.low_min_rtt {
+            // What was taken for an empty path had a queue, and it may have overflowed.
+            (self.low_acked, self.low_lost, self.low_before_probe) = (0, 0, (0, 0));
+            self.low_min_rtt = self.queue.min_rtt();
+            self.join_drain(now);
+        }
         self.rounds.on_lost(report.lost);
+        self.lost_in_round |= report.lost > 0;
         self.low_acked += report.low_acked;
         self.low_lost += report.low_lost;
         if self.low_acked + self.low_lost > LOSS_WINDOW {
@@ -310,8 +331,9 @@ impl Controller {
         }
         if let Some(rtt) = report.rtt {
             self.rounds.on_rtt(rtt);
+            self.slices.on_rtt(rtt);
         }
-        let mut ended = false;
+        let (mut ended, mut slice_ended) = (false, false);
         if let Some(sample) = report.sample {
             self.is_measured = true;
             // While accelerating the newest sample is the best. An app-limited one counts only where it shows more.
@@ -319,10 +341,17 @@ impl Controller {
                 self.rate = self.rate.max(sample.rate);
             }
             ended = self.rounds.on_sample(now, &sample, report.delivered, ROUND_MIN);
+            let sample = RateSample { prior_delivered: u64::MAX, ..sample };
+            let at_least = (self.queue.min_rtt() / SLICES).max(ROUND_MIN);
+            slice_ended = self.slices.on_sample(now, &sample, report.delivered, at_least);
         }
-        let fits = report.in_flight <= self.bdp();
+        let drains_to = if self.phase == Phase::Drain { self.drain_to } else { 100 };
+        let fits = report.in_flight.as_u64() * 100 <= self.bdp().as_u64() * drains_to;
         if fits && (self.phase == Phase::Drain || (self.phase == Phase::Down && self.phase_rounds >= 1)) {
             self.enter_cruise(now);
+        }
+        if slice_ended {
+            self.on_slice(now);
         }
         if ended {
             self.on_round(now, report);
@@ -349,8 +378,18 @@ impl Controller {
         if let Some(rtt) = rtt {
             self.queue.on_round(now, rtt);
             self.standing_rounds = if self.queue.is_standing() { self.standing_rounds + 1 } else { 0 };
+            if self.standing_rounds <= 1 {
+                self.standing_from = self.rate;
+            }
+            if self.contest.is_some() {
+                self.contend(now, &span, rtt);
+            }
         }
-        if matches!(self.phase, Phase::Cruise | Phase::Up | Phase::Down) && self.follow_down(now) {
+        let settled = matches!(self.phase, Phase::Cruise | Phase::Up | Phase::Down);
+        if settled && self.contest.is_none() && self.on_slower_rounds(now) {
+            return;
+        }
+        if settled && !app_limited && self.test_queue(now) {
             return;
         }
         match self.phase {
@@ -382,26 +421,14 @@ impl Controller {
         }
     }
 
-    /// Rounds that a probe lasts.
-    fn up_rounds(&self) -> u32 {
-        if self.queue.is_noisy() {
-            NOISY_UP_ROUNDS
-        } else if self.is_short() {
-            SHORT_UP_ROUNDS
-        } else {
-            1
-        }
-    }
-
-    /// More queue than probes make.
-    fn deep_queue(&self) -> Duration {
-        (self.queue.min_rtt() / 2).max(4 * self.queue.target())
-    }
-
     /// The path's queue overflows: loss beyond the own in a round whose smallest RTT shows a queue that jitter cannot be.
     fn overflows(&self, span: &Span) -> bool {
-        let queue = (self.queue.min_rtt() / 4).max(4 * self.queue.jitter()).max(OVERFLOW_QUEUE_MIN);
-        self.is_lossy(span, OVERFLOW_MIN) && self.queue.rise() > queue
+        self.is_lossy(span, OVERFLOW_MIN) && self.queue.rise() > self.full_queue()
+    }
+
+    /// Longer than jitter can be: it may be about to overflow.
+    fn full_queue(&self) -> Duration {
+        (self.queue.min_rtt() / 4).max(4 * self.queue.jitter()).max(OVERFLOW_QUEUE_MIN)
     }
 
     /// More was lost than the path loses by itself, and `least` datagrams or more.
@@ -409,11 +436,6 @@ impl Controller {
         let own = self.own_loss_permille();
         let lost = span.bytes * span.lost_permille / 1000 / self.config.datagram.as_u64().max(1);
         span.lost_permille > own + own / 4 + EXCESS_LOSS_PERMILLE && lost >= least
-    }
-
-    /// Lowers the estimate to what was delivered, but to no less than `floor` percent of itself.
-    fn fall_to(&mut self, delivered: BitRate, floor: u64) {
-        self.rate = self.rate.min(delivered.max(self.rate.percent(floor)));
     }
 
     fn on_round_accelerating(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) {
@@ -444,13 +466,16 @@ impl Controller {
         let queued = self.queue.queue() > self.queue.min_rtt() / 4;
         let wanted = if noisy {
             3
-        } else if queued && !self.is_short() {
+        } else if (queued || self.is_lossy(&both, OVERFLOW_MIN)) && !self.is_short() {
             1
         } else {
             2
         };
         let plenty = both.offered > self.rate.percent(110);
-        let ended = (behind && self.flat_rounds >= wanted)
+        // What a probe found was left by others who make room for more, as long as they see a queue.
+        let pushes = self.queue.queue() > self.deep_queue() && self.has_cruised && !noisy && !self.is_short();
+        let ended = pushes
+            || (behind && self.flat_rounds >= wanted)
             || (plenty && self.flat_rounds >= FLAT_ROUNDS)
             || self.flat_rounds >= FLAT_ROUNDS_MAX;
         if ended {
@@ -463,15 +488,11 @@ impl Controller {
     }
 
     fn on_round_cruising(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) {
-        if self.follow(now, span) {
+        if self.contest.is_none() && self.follow(now, span) {
             return;
         }
-        if self.standing_rounds == 0 {
-            self.foreign_queue = false;
-        } else if self.standing_rounds >= FOREIGN_QUEUE_ROUNDS {
-            self.foreign_queue = true;
-        }
-        if !app_limited && self.lower(now, span, in_flight) {
+        self.meet_neighbours(now);
+        if !app_limited && self.contest.is_none() && self.lower(now, span, in_flight) {
             return;
         }
         if now - self.queue.min_rtt_seen > MIN_RTT_EXPIRY {
@@ -480,7 +501,14 @@ impl Controller {
             return;
         }
         // A queue of our own tells more than a probe would, and wants to be gone first.
-        let own_queue = self.standing_rounds > 0 && !self.foreign_queue && !self.queue.is_noisy();
+        let own_queue = if self.is_short() {
+            self.standing_rounds > 0 && !self.foreign_queue
+        } else {
+            (1..FOREIGN_QUEUE_ROUNDS).contains(&self.standing_rounds)
+                || self.queue.queue() > self.deep_queue()
+                || self.contest.is_some()
+        };
+        let own_queue = own_queue && !self.queue.is_noisy();
         if !app_limited && !own_queue && self.phase_rounds >= self.cruise_rounds && now - self.phase_since >= CYCLE_MIN
         {
             self.probed = true;
@@ -489,160 +517,13 @@ impl Controller {
         }
     }
 
-    /// Lowers the estimate where the path shows that it is too high. True when that begins another phase.
-    ///
-    /// A sender that was late, or had little to say, sees little delivered, which is no evidence against the path: what
-    /// counts is a queue that stands although the path is not offered more than the estimate, and loss beyond the own.
-    fn lower(&mut self, now: Instant, span: &Span, in_flight: ByteCount) -> bool {
-        let noisy = self.queue.is_noisy();
-        let deep = self.queue.queue() > self.deep_queue();
-        let seen = if noisy { self.rounds.last(MEAN_ROUNDS) } else { Some(*span) };
-        if let Some(seen) = seen.filter(|_| deep)
-            && let Some(delivered) = if noisy { Some(seen.delivered) } else { self.rounds.best(1, 2) }
-            && delivered < self.offered(&seen).percent(90)
-            && delivered < self.rate.percent(BEHIND)
-        {
-            self.rate = delivered;
-            self.rounds.forget();
-            self.queue.forget();
-            self.standing_rounds = 0;
-            self.enter(now, Phase::Drain, DRAIN_GAIN);
-            return true;
-        }
-        let standing = usize::try_from(self.standing_rounds).unwrap_or(MEAN_ROUNDS).min(MEAN_ROUNDS);
-        let rounds = if noisy && standing > 0 { NOISY_ROUNDS - 1 } else { standing };
-        if rounds >= if noisy { 2 } else { 3 }
-            && !self.foreign_queue
-            && let Some(mean) = self.rounds.last(rounds)
-        {
-            let offered = self.offered(&mean);
-            // Less was offered because the window was full, not because the sender was late.
-            let held = !noisy && in_flight.as_u64() * 100 > self.window().as_u64() * 90;
-            if held || mean.delivered < offered.percent(98) || offered >= self.rate.percent(97) {
-                self.fall_to(self.shown(&mean, rounds), FALL);
-                if noisy {
-                    self.rounds.forget();
-                    self.queue.forget();
-                }
-            }
-        }
-        if let Some(mean) = self.rounds.last(MEAN_ROUNDS)
-            && self.low_acked + self.low_lost >= LOSS_KNOWN
-            && self.is_lossy(&mean, EXCESS_LOSS_MIN)
-        {
-            self.fall_to(self.shown(&mean, MEAN_ROUNDS), FALL);
-            self.rounds.forget();
-        }
-        false
-    }
-
-    /// The path has become slower for all to see: its queue is deep, and two rounds in a row delivered far less than was
-    /// offered. No moment to wait for the end of a probe or for averages, as rounds last the longer the deeper the queue.
-    fn follow_down(&mut self, now: Instant) -> bool {
-        let count = if self.queue.min_rtt() < SLOWER_PAUSE { 3 } else { 2 };
-        let (Some(seen), Some(best)) = (self.rounds.last(count), self.rounds.best(1, count)) else { return false };
-        let limit = self.rate.min(self.offered(&seen)).percent(SLOWER);
-        if self.queue.rise() < self.deep_queue() || best >= limit {
-            return false;
-        }
-        self.rate = seen.delivered;
-        self.rounds.forget();
-        // The RTT has varied by this queue, which is no jitter, and what was lost since the last probe began may have
-        // overflowed it.
-        self.queue.forget_noise();
-        (self.low_acked, self.low_lost) = self.low_before_probe;
-        self.standing_rounds = 0;
-        self.enter(now, Phase::Drain, DEEP_DRAIN_GAIN);
-        true
-    }
-
-    /// What the path has shown of its rate in the last `rounds`, which came to `mean`, where it was the limit. A busy
-    /// machine lowers their mean, so the best counts; where the RTT varies by itself, a single round proves nothing.
-    fn shown(&self, mean: &Span, rounds: usize) -> BitRate {
-        let best = if self.queue.is_noisy() { None } else { self.rounds.best(2, rounds) };
-        best.unwrap_or(mean.delivered)
-    }
-
-    /// A probe was answered with a little more: the estimate was a little low. Noise shows a little more as often as
-    /// not, so that only a part of it is believed.
-    fn raise(&mut self, span: &Span) {
-        let more = self.offered(span).min(span.delivered).as_bps().saturating_sub(self.rate.as_bps());
-        let part = if self.queue.is_noisy() { 8 } else { 2 };
-        self.rate = BitRate::from_bps(self.rate.as_bps() + more / part);
-    }
-
-    /// Begins a probe. Of what the sender's lateness leaves, the path is to see the whole.
-    fn probe(&mut self, now: Instant) {
-        // What is acknowledged in the first rounds of a phase left in the one before, slower on purpose.
-        let settled = if self.phase == Phase::Cruise && self.phase_rounds >= 3 { self.rounds.last(1) } else { None };
-        let offered = settled.map_or(self.rate, |span| self.offered(&span));
-        let late = self.rate.as_bps() * 100 / offered.as_bps().max(1);
-        let (gain, most) = if self.queue.is_noisy() {
-            (NOISY_UP_GAIN + 10 * self.answered.min(3), UP_GAIN_MAX)
-        } else if self.is_short() {
-            (SHORT_UP_GAIN, SHORT_UP_GAIN_MAX)
-        } else {
-            (UP_GAIN, UP_GAIN_MAX)
-        };
-        self.enter(now, Phase::Up, (gain * late.clamp(100, 200) / 100).min(most));
-    }
-
-    /// A probe was answered with more: accelerate.
-    fn follow(&mut self, now: Instant, span: &Span) -> bool {
-        if self.queue.is_noisy() {
-            return self.probed && self.phase == Phase::Down && self.follow_noisy(now);
-        }
-        let short = self.is_short();
-        let both = self.rounds.last(SHORT_UP_ROUNDS as usize).filter(|_| short);
-        let span = both.as_ref().unwrap_or(span);
-        let offered = self.offered(span);
-        if !self.probed || offered < self.rate.percent(if short { SHORT_PROBED } else { PROBED }) {
-            return false;
-        }
-        // Half of what was offered in excess is enough to tell: it arrived, and did not queue.
-        let excess = (offered.as_bps() - self.rate.as_bps()) / 2;
-        let grown = span.lasted.mul_f64(excess as f64 / self.rate.as_bps().max(1) as f64);
-        if span.delivered.as_bps() < self.rate.as_bps() + excess || self.queue.queue() > self.queue.target().max(grown)
-        {
-            return false;
-        }
-        self.probed = false;
-        self.rate = offered.min(span.delivered);
-        self.flat_base = self.rate;
-        self.flat_rounds = 0;
-        self.enter(now, Phase::Accelerate, if short { SHORT_FOLLOW_GAIN } else { FOLLOW_GAIN });
-        true
-    }
-
-    /// The same where the RTT varies by itself: had the path no more, the excess would have queued, and the average of
-    /// a few rounds would have risen by about twice one round's share of it. Then probe on, harder.
-    fn follow_noisy(&mut self, now: Instant) -> bool {
-        self.probed = false;
-        let Some(span) = self.rounds.last(NOISY_UP_ROUNDS as usize) else { return false };
-        let offered = self.offered(&span);
-        let more = (offered.as_bps() as f64 / self.rate.as_bps().max(1) as f64 - 1.0).max(0.0);
-        let expected = (span.lasted / NOISY_UP_ROUNDS).mul_f64(more * 2.0);
-        let rise = self.queue.recent(NOISY_UP_ROUNDS as usize).saturating_sub(self.before_probe);
-        let lossy = span.lost_permille > self.own_loss_permille() * 5 / 4 + 2 * EXCESS_LOSS_PERMILLE;
-        let arrived = span.delivered.as_bps() as f64 / self.rate.as_bps().max(1) as f64 - 1.0;
-        if more < 0.05 || arrived < more / 3.0 || rise > expected / 2 || lossy {
-            self.answered = 0;
-            return false;
-        }
-        self.answered += 1;
-        self.probed = true;
-        self.before_probe = self.queue.recent(NOISY_UP_ROUNDS as usize);
-        self.rate = self.rate.max(offered.percent(97));
-        self.probe(now);
-        true
-    }
-
     fn enter_cruise(&mut self, now: Instant) {
-        if std::mem::take(&mut self.accelerated) {
+        self.has_cruised = true;
+        if std::mem::take(&mut self.unsettled) {
             self.queue.forget_noise();
         }
         // Two to four rounds, so that sessions which share a path do not probe in step.
-        let stagger = (self.round.wrapping_mul(0x9e37_79b9) >> 7) as u32 % 3;
+        let stagger = ((self.round ^ now.as_nanos()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32 % 3;
         let (rounds, gain) = if self.queue.is_noisy() {
             (NOISY_ROUNDS as u32, NOISY_CRUISE_GAIN)
         } else if self.is_short() {
@@ -655,12 +536,13 @@ impl Controller {
     }
 
     fn enter(&mut self, now: Instant, phase: Phase, gain: u64) {
-        self.accelerated |= self.phase == Phase::Accelerate;
+        self.unsettled |= self.phase == Phase::Accelerate;
         if phase == Phase::Up {
             self.low_before_probe = (self.low_acked, self.low_lost);
         }
         self.phase = phase;
         self.gain = gain;
+        self.drain_to = 100;
         self.phase_since = now;
         self.phase_rounds = 0;
     }

@@ -11,13 +11,24 @@
 //!   path fell behind: a queue that stands although no more than the estimate is offered, or loss beyond the path's own.
 //!   A sender that was late for its own pace has seen little delivered, which is no evidence against the path. So it falls
 //!   to the best of the last rounds: a machine that pauses delivers little in one and makes up for it in the next, a path
-//!   that has become slower does so in all of them, and far so in two rounds in a row is followed at once.
+//!   that has become slower does so in all of them.
+//! - *Slices.* Rounds last the longer the deeper the queue. So where the RTT is known not to vary by itself, a deep queue
+//!   with far less delivered than offered is looked for in quarters of an RTT: three in a row are followed at once, and
+//!   what is lost while a long queue stands is not the path's own.
 //! - *Short paths.* A round lasts 10 ms at least: below, RTT and deliveries are those of schedulers. Where the RTT is
 //!   shorter, probes are lower, longer and rarer, end with the first overflow, and a queue of a millisecond is kept up
 //!   between them, since what the sender's pauses leave idle cannot be made up for.
 //! - *Queue.* Cruising is corrected by the smallest RTT of a whole round above the minimum, as in Copa (NSDI 2018,
-//!   section 2). A queue that does not yield is somebody else's: then the correction rests, or a loss-based neighbour
-//!   would starve us.
+//!   section 2).
+//! - *Neighbours.* A queue that stands for eight rounds is drained once. Senders of our kind see it stand from the same
+//!   moment on, so that they drain it together and it is gone. One that stands on all the same is kept up by a neighbour
+//!   who answers to nothing but loss: then the window is CUBIC's, like his, until the queue is gone. On short paths and
+//!   under jitter the correction rests instead. One that does not change at all, whatever is sent, is none: the path has
+//!   become longer, and its RTT is the smallest from then on.
+//! - *Late-comers* take a queue that was there before them for the path. Whoever sees an RTT smaller than ever joins the
+//!   drain that shows it, and forgets the loss that he took for the path's own. Acceleration ends with the first round
+//!   without growth where more is lost than the path loses, and, once the path is known, with a long queue: others make
+//!   room as long as they see one.
 //! - *Jitter.* Where the RTT varies within every round, eight rounds are averaged and held against the smallest such
 //!   average; probes last three rounds and are judged by whether their excess has queued; cruising tends upwards, because
 //!   a queue, once it stands, shows the path's rate exactly.
@@ -40,6 +51,7 @@
 //! line drop each other's datagrams for ever. Above the line's own rate the excess is lost at a full queue and sent again,
 //! which costs the queue's delay and gains nothing.
 
+mod contest;
 mod controller;
 mod delivery;
 mod fixed;

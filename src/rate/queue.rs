@@ -19,6 +19,8 @@ const FLOOR: Duration = Duration::from_millis(1);
 pub(super) const ROUND_MIN: Duration = Duration::from_millis(10);
 /// Rounds over which the smallest RTT is averaged where it varies by itself.
 pub(super) const NOISY_ROUNDS: usize = 8;
+/// Rounds without variation that show that there is none: chance leaves out a few.
+const QUIET_ROUNDS: u32 = 8;
 /// How long the smallest average counts, and in what steps it is forgotten.
 const FLOOR_STEPS: usize = 20;
 const FLOOR_STEP: Duration = Duration::from_secs(1);
@@ -29,12 +31,16 @@ pub(super) struct QueueEstimator {
     min_rtt: Duration,
     /// When a sample was last about as small as the smallest.
     pub(super) min_rtt_seen: Instant,
+    /// The path has become so long, whatever the window of the smallest RTT still holds.
+    longer: Option<Duration>,
     queue: Duration,
     /// How far the mean RTT of a round is from its smallest, and the smallest from that of the round before, in quiet
     /// rounds.
     spread: Duration,
     step: Duration,
     noisy: bool,
+    /// Rounds in a row that it was known not to vary by itself.
+    quiet_rounds: u32,
     /// The last rounds: smallest RTT, spread, step.
     last: VecDeque<[Duration; 3]>,
     /// Smallest RTTs to be averaged.
@@ -48,10 +54,12 @@ impl QueueEstimator {
         QueueEstimator {
             min_rtt: min_rtt.max(Duration::from_micros(50)),
             min_rtt_seen: now,
+            longer: None,
             queue: Duration::ZERO,
             spread: Duration::ZERO,
             step: Duration::ZERO,
             noisy: false,
+            quiet_rounds: 0,
             last: VecDeque::new(),
             minima: VecDeque::new(),
             floors: VecDeque::new(),
@@ -60,6 +68,11 @@ impl QueueEstimator {
 
     /// Takes the RTT of an ack and the smallest of the window.
     pub(super) fn on_rtt(&mut self, now: Instant, rtt: Option<Duration>, min_rtt: Duration) {
+        if self.longer.is_some_and(|longer| min_rtt > longer || rtt.is_some_and(|rtt| rtt + self.target() / 2 < longer))
+        {
+            self.longer = None;
+        }
+        let min_rtt = self.longer.unwrap_or(min_rtt);
         if rtt.is_some_and(|rtt| rtt <= min_rtt + self.target() / 2) {
             self.min_rtt_seen = now;
         }
@@ -79,6 +92,7 @@ impl QueueEstimator {
             self.step = self.ranked(2, 2);
             let limit = (self.min_rtt / 16).max(FLOOR);
             self.noisy = self.spread > if self.noisy { limit * 3 / 4 } else { limit };
+            self.quiet_rounds = if self.noisy { 0 } else { self.quiet_rounds.saturating_add(1) };
         }
         self.minima.push_back(rtt.min);
         if self.minima.len() > NOISY_ROUNDS {
@@ -118,6 +132,18 @@ impl QueueEstimator {
     pub(super) fn recent(&self, count: usize) -> Duration {
         let count = count.min(self.minima.len()).max(1);
         self.minima.iter().rev().take(count).sum::<Duration>() / count as u32
+    }
+
+    /// What stands has not changed at all in the last rounds, however much was sent in them: no queue does that, the path
+    /// has become longer. True where it was so.
+    pub(super) fn lengthen(&mut self) -> bool {
+        let still = self.last.len() == NOISY_ROUNDS && self.last.iter().all(|last| last[2] <= self.target() / 4);
+        if still {
+            self.min_rtt += self.rise();
+            self.longer = Some(self.min_rtt);
+            self.queue = Duration::ZERO;
+        }
+        still
     }
 
     /// Averages anew: what was averaged led to a decision already.
@@ -171,6 +197,11 @@ impl QueueEstimator {
         self.min_rtt.max(FLOOR) + self.spread + self.step * 2
     }
 
+    /// It is well known that the RTT does not vary by itself.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.quiet_rounds >= QUIET_ROUNDS
+    }
+
     /// The RTT varies so much by itself that a single round proves little.
     pub(super) fn is_noisy(&self) -> bool {
         self.noisy
@@ -180,6 +211,24 @@ impl QueueEstimator {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_rtt_that_rose_and_stays_is_a_longer_path_until_a_shorter_one_is_seen() {
+        let mut queue = QueueEstimator::new(Instant::ZERO, ms(20));
+        for number in 0..NOISY_ROUNDS as u64 {
+            let min = if number == 4 { ms(48) } else { ms(40) };
+            queue.on_round(Instant::from_millis(number * 40), RoundRtt { min, mean: min });
+        }
+        assert!(!queue.lengthen(), "it changed: a queue");
+        for number in 0..NOISY_ROUNDS as u64 {
+            queue.on_round(Instant::from_millis(400 + number * 40), RoundRtt { min: ms(40), mean: ms(40) });
+        }
+        assert!(queue.is_standing() && queue.lengthen());
+        queue.on_rtt(Instant::from_millis(800), Some(ms(41)), ms(20));
+        assert_eq!((queue.min_rtt(), queue.is_standing()), (ms(40), false));
+        queue.on_rtt(Instant::from_millis(810), Some(ms(30)), ms(20));
+        assert_eq!(queue.min_rtt(), ms(20));
+    }
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)

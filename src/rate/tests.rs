@@ -170,7 +170,9 @@ fn the_path_s_rate_is_followed_down_and_up() {
     let mut sender = Sender::new(path(100));
     sender.run(Duration::from_secs(2));
     sender.path.rate = BitRate::from_mbps(50);
-    sender.run(Duration::from_millis(400));
+    sender.run(Duration::from_millis(140));
+    assert!(sender.queue() < Duration::from_millis(20), "a queue of {:?} after 7 RTT", sender.queue());
+    sender.run(Duration::from_millis(260));
     assert_share(sender.run(Duration::from_secs(1)), BitRate::from_mbps(50), 90);
     assert!(sender.controller.delivery_rate() < BitRate::from_mbps(60), "{}", sender.controller.delivery_rate());
     sender.path.rate = BitRate::from_mbps(100);

@@ -1,6 +1,7 @@
 //! One bottleneck for several senders: sessions of our own, and CUBIC senders beside them.
 //!
-//! `cargo test --release --test sim -- --ignored sharing_table --nocapture` prints the whole table.
+//! `cargo test --release --test sim -- --ignored sharing_table --nocapture` prints the whole table; `SIM_APART` =
+//! milliseconds from one session's beginning to the next one's, `SIM_CUBICS` = how many CUBIC senders are beside them.
 
 use std::time::Duration;
 
@@ -115,8 +116,13 @@ fn run(spec: &Sharing) -> Parts {
     let before: Vec<u64> = rig.cubics.iter().map(|(_, cubic)| cubic.delivered).collect();
     rig.sessions.iter_mut().for_each(|session| session.before = session.delivered);
     let (mut queue, mut samples) = (Duration::ZERO, 0);
+    let mut next_trace = spec.trace.map(|every| rig.now + every);
     while rig.now < Instant::ZERO + spec.duration {
         rig.run_to(rig.now + MS);
+        if next_trace.is_some_and(|at| at <= rig.now) {
+            rig.print_trace();
+            next_trace = spec.trace.map(|every| rig.now + every);
+        }
         queue += rig.lines[0].queue_delay(rig.now);
         samples += 1;
     }
@@ -283,6 +289,8 @@ fn sharing_table() {
                 spec.cubics = (0..cubics).map(|number| SECOND * (1 + number)).collect();
                 spec.trace = settings::list("SIM_TRACE", &[]).first().map(|&millis: &u32| MS * millis);
                 spec.seed = settings::value("SIM_SEED", 1);
+                let apart = MS * settings::value("SIM_APART", 170);
+                spec.sessions.iter_mut().zip(0..).for_each(|(begins, number)| *begins = apart * number);
                 if let Some(seconds) = late.first() {
                     *spec.sessions.last_mut().expect("some") = SECOND * *seconds;
                     spec.settle = SECOND * (*seconds + 10);
@@ -308,7 +316,33 @@ fn sharing_table() {
 }
 
 #[test]
-fn two_sessions_share_a_line_evenly() {
-    let parts = run(&sharing(path(50, 12, 1.0), 2));
-    assert!(parts.jain() >= 0.95, "Jain {:.3}: {:?}", parts.jain(), parts.sessions);
+fn two_sessions_share_a_line_evenly_and_keep_its_queue_short() {
+    for mbps in [50, 100] {
+        let spec = sharing(path(mbps, 12, 1.0), 2);
+        let parts = run(&spec);
+        assert!(parts.jain() >= 0.95, "Jain {:.3}: {:?}", parts.jain(), parts.sessions);
+        assert!(parts.queue_mean <= spec.path.rtt / 2, "a queue of {:?}", parts.queue_mean);
+    }
+}
+
+#[test]
+fn four_and_eight_sessions_each_get_a_fair_part() {
+    for (rtt_ms, sessions, least) in [(12, 4, 0.95), (12, 8, 0.9), (50, 4, 0.9)] {
+        let parts = run(&sharing(path(100, rtt_ms, 1.0), sessions));
+        let jain = parts.jain();
+        assert!(jain >= least, "Jain {jain:.3} of {sessions} at {rtt_ms} ms: {:?}", parts.sessions);
+    }
+}
+
+#[test]
+fn beside_a_cubic_sender_each_has_at_least_half_of_its_part() {
+    for (rtt_ms, queue_bdp) in [(12, 1.0), (50, 0.5), (50, 2.0)] {
+        let mut spec = sharing(path(100, rtt_ms, queue_bdp), 1);
+        spec.cubics = vec![SECOND];
+        let parts = run(&spec);
+        let fair = spec.path.rate().as_bps() / 2;
+        for part in parts.sessions.iter().chain(&parts.cubics) {
+            assert!(part.as_bps() * 2 >= fair, "{part} of {fair} at {rtt_ms} ms, {queue_bdp} BDP: {parts:?}");
+        }
+    }
 }

@@ -52,8 +52,9 @@ fn two_bulk_flows_share_three_to_one_in_either_direction_and_small_ones_stay_qui
         for number in 0..SMALL {
             let done = network.seen(to, 2 + number as usize).last_received_at.expect("received");
             let took = done - (4 * SECOND + 130 * MS * number);
-            // Connecting and sending take one and a half round trips on a free line.
-            assert!(took < 60 * MS, "{from:?}, {loss} %: {took:?} for the small one number {number}");
+            // Connecting and sending take one and a half round trips on a free line, and one more where a datagram is lost.
+            let most = if loss > 0.0 { 80 * MS } else { 60 * MS };
+            assert!(took < most, "{from:?}, {loss} %: {took:?} for the small one number {number}");
         }
         for end in End::BOTH {
             let flows = network.engine(end).expect("an appliance").status(0).flows;

@@ -1,0 +1,91 @@
+//! Beside a neighbour that fills the queue until it overflows: what is in flight grows and shrinks as the neighbour's does.
+//!
+//! Such a neighbour answers to nothing but loss. Whoever holds a rate beside it keeps what he has for ever, as the
+//! neighbour's window only lengthens the queue; whoever yields to the queue loses everything. So here the window is CUBIC's
+//! (RFC 9438), as in the competitive modes of Copa (NSDI 2018, section 2.2) and Nimbus (SIGCOMM 2022). The losses
+//! at a full queue may all be the neighbour's: a queue that shrinks after any loss is taken for its answer to one.
+
+use std::time::Duration;
+
+use crate::units::Instant;
+
+/// RFC 9438 section 4.1 and 4.6: segments per second cubed, and what is left of the window after a loss.
+const C: f64 = 0.4;
+const BETA: f64 = 0.7;
+/// Rounds in which the queue still answers to the last reduction.
+const SETTLE_ROUNDS: u32 = 4;
+
+/// A window beside somebody else's.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Contest {
+    /// Datagrams.
+    window: f64,
+    window_max: f64,
+    /// What the last reduction left.
+    start: f64,
+    /// What additive growth would have come to (RFC 9438 section 4.3).
+    additive: f64,
+    since: Instant,
+    /// The longest queue since the last reduction, and rounds since then.
+    peak: Duration,
+    rounds: u32,
+    /// Rounds since the last loss.
+    loss_free: u32,
+}
+
+impl Contest {
+    /// Begins with what is in flight.
+    pub(super) fn new(now: Instant, window: f64) -> Self {
+        Contest {
+            window,
+            window_max: window,
+            start: window,
+            additive: window,
+            since: now,
+            peak: Duration::ZERO,
+            rounds: 0,
+            loss_free: u32::MAX,
+        }
+    }
+
+    /// Takes a round: its RTT, the queue in it, the least change of it that means something, whether anything was lost
+    /// and whether more than the path loses by itself. True when the window has shrunk.
+    pub(super) fn on_round(
+        &mut self,
+        now: Instant,
+        rtt: Duration,
+        queue: Duration,
+        change: Duration,
+        lost: bool,
+        overflows: bool,
+    ) -> bool {
+        self.rounds += 1;
+        self.loss_free = if lost { 0 } else { self.loss_free.saturating_add(1) };
+        if self.rounds <= SETTLE_ROUNDS {
+            self.peak = queue;
+        }
+        self.peak = self.peak.max(queue);
+        let answered = queue + change.max(self.peak / 16) < self.peak && self.loss_free < SETTLE_ROUNDS;
+        if self.rounds > SETTLE_ROUNDS && (overflows || answered) {
+            self.window_max =
+                if self.window < self.window_max { self.window * (1.0 + BETA) / 2.0 } else { self.window };
+            self.window *= BETA;
+            self.start = self.window;
+            self.additive = self.window;
+            self.since = now;
+            self.rounds = 0;
+            return true;
+        }
+        let since = (now - self.since).as_secs_f64() + rtt.as_secs_f64();
+        let k = ((self.window_max - self.start).max(0.0) / C).cbrt();
+        let cubic = C * (since - k).powi(3) + self.window_max;
+        self.additive += 3.0 * (1.0 - BETA) / (1.0 + BETA);
+        self.window = cubic.max(self.additive).clamp(self.window, 1.5 * self.window);
+        false
+    }
+
+    /// Datagrams that may be in flight.
+    pub(super) fn window(&self) -> f64 {
+        self.window
+    }
+}

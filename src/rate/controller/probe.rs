@@ -1,0 +1,111 @@
+//! Probes: offering a little more for a moment, and what the path answers.
+
+use super::{Controller, EXCESS_LOSS_PERMILLE, Phase};
+use crate::rate::rounds::Span;
+use crate::units::{BitRate, Instant};
+
+/// Pacing gain while following a path that answered a probe with more.
+const FOLLOW_GAIN: u64 = 160;
+const UP_GAIN: u64 = 120;
+/// The same of a sender that is too late for a part of its pace: what counts is what leaves.
+const UP_GAIN_MAX: u64 = 160;
+/// Over a path shorter than a round a probe is longer and lower as well: its RTT and its deliveries are those of schedulers,
+/// and its buffers are often shallow.
+const SHORT_UP_GAIN: u64 = 110;
+const SHORT_UP_GAIN_MAX: u64 = 125;
+const SHORT_UP_ROUNDS: u32 = 2;
+const SHORT_FOLLOW_GAIN: u64 = 130;
+/// Where the RTT varies by itself, a probe is longer and lower: its answer is an average.
+const NOISY_UP_GAIN: u64 = 115;
+const NOISY_UP_ROUNDS: u32 = 3;
+/// Excess over the estimate, in percent, that has to be offered before the answer to a probe counts.
+const PROBED: u64 = 108;
+/// The same over a path shorter than a round.
+const SHORT_PROBED: u64 = 105;
+
+impl Controller {
+    /// Rounds that a probe lasts.
+    pub(super) fn up_rounds(&self) -> u32 {
+        if self.queue.is_noisy() {
+            NOISY_UP_ROUNDS
+        } else if self.is_short() {
+            SHORT_UP_ROUNDS
+        } else {
+            1
+        }
+    }
+
+    /// Begins a probe. Of what the sender's lateness leaves, the path is to see the whole.
+    pub(super) fn probe(&mut self, now: Instant) {
+        // What is acknowledged in the first rounds of a phase left in the one before, slower on purpose.
+        let settled = if self.phase == Phase::Cruise && self.phase_rounds >= 3 { self.rounds.last(1) } else { None };
+        let offered = settled.map_or(self.rate, |span| self.offered(&span));
+        let late = self.rate.as_bps() * 100 / offered.as_bps().max(1);
+        let (gain, most) = if self.queue.is_noisy() {
+            (NOISY_UP_GAIN + 10 * self.answered.min(3), UP_GAIN_MAX)
+        } else if self.is_short() {
+            (SHORT_UP_GAIN, SHORT_UP_GAIN_MAX)
+        } else {
+            (UP_GAIN, UP_GAIN_MAX)
+        };
+        self.enter(now, Phase::Up, (gain * late.clamp(100, 200) / 100).min(most));
+    }
+
+    /// A probe was answered with more: accelerate.
+    pub(super) fn follow(&mut self, now: Instant, span: &Span) -> bool {
+        if self.queue.is_noisy() {
+            return self.probed && self.phase == Phase::Down && self.follow_noisy(now);
+        }
+        let short = self.is_short();
+        let both = self.rounds.last(SHORT_UP_ROUNDS as usize).filter(|_| short);
+        let span = both.as_ref().unwrap_or(span);
+        let offered = self.offered(span);
+        if !self.probed || offered < self.rate.percent(if short { SHORT_PROBED } else { PROBED }) {
+            return false;
+        }
+        // Half of what was offered in excess is enough to tell: it arrived, and did not queue.
+        let excess = (offered.as_bps() - self.rate.as_bps()) / 2;
+        let grown = span.lasted.mul_f64(excess as f64 / self.rate.as_bps().max(1) as f64);
+        if span.delivered.as_bps() < self.rate.as_bps() + excess || self.queue.queue() > self.queue.target().max(grown)
+        {
+            return false;
+        }
+        self.probed = false;
+        self.rate = offered.min(span.delivered);
+        self.flat_base = self.rate;
+        self.flat_rounds = 0;
+        self.enter(now, Phase::Accelerate, if short { SHORT_FOLLOW_GAIN } else { FOLLOW_GAIN });
+        true
+    }
+
+    /// The same where the RTT varies by itself: had the path no more, the excess would have queued, and the average of
+    /// a few rounds would have risen by about twice one round's share of it. Then probe on, harder.
+    fn follow_noisy(&mut self, now: Instant) -> bool {
+        self.probed = false;
+        let Some(span) = self.rounds.last(NOISY_UP_ROUNDS as usize) else { return false };
+        let offered = self.offered(&span);
+        let more = (offered.as_bps() as f64 / self.rate.as_bps().max(1) as f64 - 1.0).max(0.0);
+        let expected = (span.lasted / NOISY_UP_ROUNDS).mul_f64(more * 2.0);
+        let rise = self.queue.recent(NOISY_UP_ROUNDS as usize).saturating_sub(self.before_probe);
+        let lossy = span.lost_permille > self.own_loss_permille() * 5 / 4 + 2 * EXCESS_LOSS_PERMILLE;
+        let arrived = span.delivered.as_bps() as f64 / self.rate.as_bps().max(1) as f64 - 1.0;
+        if more < 0.05 || arrived < more / 3.0 || rise > expected / 2 || lossy {
+            self.answered = 0;
+            return false;
+        }
+        self.answered += 1;
+        self.probed = true;
+        self.before_probe = self.queue.recent(NOISY_UP_ROUNDS as usize);
+        self.rate = self.rate.max(offered.percent(97));
+        self.probe(now);
+        true
+    }
+
+    /// A probe was answered with a little more: the estimate was a little low. Noise shows a little more as often as
+    /// not, so that only a part of it is believed.
+    pub(super) fn raise(&mut self, span: &Span) {
+        let more = self.offered(span).min(span.delivered).as_bps().saturating_sub(self.rate.as_bps());
+        let part = if self.queue.is_noisy() { 8 } else { 2 };
+        self.rate = BitRate::from_bps(self.rate.as_bps() + more / part);
+    }
+}
