@@ -116,6 +116,7 @@ impl World {
                 peer_next_public_key: None,
                 preshared_key: None,
                 tail_copies: true,
+                repair_symbols: true,
                 peer_address: Some(SocketAddr::from(ADDRESSES[1 - side])),
                 path_mtu: PathMtu::Fixed(1500),
                 rate: RateMode::Fair { cap: Some(rate) },

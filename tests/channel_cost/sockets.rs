@@ -168,6 +168,7 @@ impl End {
             peer_next_public_key: None,
             preshared_key: None,
             tail_copies: true,
+            repair_symbols: true,
             peer_address: Some(peer),
             path_mtu: PathMtu::Fixed(DATAGRAM + HEADERS),
             rate: RateMode::Fair { cap: Some(rate()) },

@@ -111,6 +111,7 @@ fn sides(run: &Run) -> [Side; 2] {
             peer_next_public_key: None,
             preshared_key: None,
             tail_copies: true,
+            repair_symbols: true,
             peer_address: Some(addresses[1 - side]),
             path_mtu: PathMtu::Fixed(run.path_mtu),
             rate: RateMode::Fair { cap: Some(run.rate) },

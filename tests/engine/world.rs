@@ -83,6 +83,7 @@ pub fn channel_config(side: usize) -> ChannelConfig {
         peer_next_public_key: None,
         preshared_key: None,
         tail_copies: true,
+        repair_symbols: true,
         peer_address: Some(address(1 - side)),
         path_mtu: PathMtu::Fixed(1500),
         rate: RateMode::default(),

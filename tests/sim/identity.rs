@@ -63,6 +63,7 @@ impl End {
             peer_next_public_key: None,
             preshared_key: None,
             tail_copies: true,
+            repair_symbols: true,
             peer_address: Some(self.other().address()),
             path_mtu,
             rate: RateMode::default(),
