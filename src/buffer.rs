@@ -1,4 +1,4 @@
-//! Frame buffers with headroom, and the pool that keeps steady traffic free of allocation.
+//! Frame buffers with headroom, and what keeps steady traffic free of allocation: lists of memory for reuse.
 
 use std::ops::{Deref, DerefMut};
 
@@ -90,12 +90,56 @@ impl DerefMut for FrameBuf {
     }
 }
 
+/// Memory for reuse, given out last in, first out. How much there may be is for its owner to say.
+#[derive(Debug)]
+pub struct FreeList<T> {
+    free: Vec<T>,
+    /// The fewest that were free since idle ones were last released.
+    idle: usize,
+}
+
+impl<T> FreeList<T> {
+    /// The piece given back last; `None` when none is free.
+    pub fn take(&mut self) -> Option<T> {
+        let piece = self.free.pop();
+        self.idle = self.idle.min(self.free.len());
+        piece
+    }
+
+    /// Gives a piece back.
+    pub fn put(&mut self, piece: T) {
+        self.free.push(piece);
+    }
+
+    /// How many are free.
+    pub fn len(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Whether none is free.
+    pub fn is_empty(&self) -> bool {
+        self.free.is_empty()
+    }
+
+    /// Drops the pieces that nobody has needed since the last call, and says how many: what a burst has left behind.
+    pub fn release_idle(&mut self) -> usize {
+        let released = self.idle;
+        self.free.truncate(self.free.len() - released);
+        self.idle = self.free.len();
+        released
+    }
+}
+
+impl<T> Default for FreeList<T> {
+    fn default() -> Self {
+        FreeList { free: Vec::new(), idle: 0 }
+    }
+}
+
 /// Empty frames for reuse.
 #[derive(Debug, Default)]
 pub struct FramePool {
-    free: Vec<FrameBuf>,
-    /// The fewest that were free since idle ones were last released.
-    idle: usize,
+    free: FreeList<FrameBuf>,
 }
 
 impl FramePool {
@@ -104,23 +148,20 @@ impl FramePool {
 
     /// An empty frame, reused where one is free.
     pub fn take(&mut self) -> FrameBuf {
-        let frame = self.free.pop().unwrap_or_else(FrameBuf::with_headroom);
-        self.idle = self.idle.min(self.free.len());
-        frame
+        self.free.take().unwrap_or_else(FrameBuf::with_headroom)
     }
 
     /// Gives a frame back.
     pub fn put(&mut self, mut frame: FrameBuf) {
         if self.free.len() < Self::LIMIT {
             frame.clear();
-            self.free.push(frame);
+            self.free.put(frame);
         }
     }
 
-    /// Frees the frames that nobody has needed since the last call: what a burst has left behind.
+    /// Frees the frames that nobody has needed since the last call, as [`FreeList::release_idle`].
     pub fn release_idle(&mut self) {
-        self.free.truncate(self.free.len() - self.idle);
-        self.idle = self.free.len();
+        self.free.release_idle();
     }
 }
 

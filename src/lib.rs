@@ -22,7 +22,7 @@
 //! | level | room | one job | only user of |
 //! |---|---|---|---|
 //! | 0 | [`units`] | bit rates, byte counts, weights, instants | |
-//! | 0 | [`buffer`] | frame buffers with headroom, byte rings | |
+//! | 0 | [`buffer`] | frame buffers with headroom, memory for reuse | |
 //! | 1 | [`frame`] | bytes to a checked view; flow keys; the virtio-net header | etherparse |
 //! | 1 | [`codec`] | one block to bytes and back; when to stop compressing | lz4_flex, zstd |
 //! | 1 | [`crypto`] | handshake, seal and open, replay window | snow, ring, base64 |

@@ -50,7 +50,7 @@ impl Instant {
 impl Add<Duration> for Instant {
     type Output = Instant;
     fn add(self, rhs: Duration) -> Instant {
-        Instant(self.0.saturating_add(u64::try_from(rhs.as_nanos()).unwrap_or(u64::MAX)))
+        Instant(self.0.saturating_add(nanos(rhs)))
     }
 }
 
@@ -64,7 +64,7 @@ impl Sub<Duration> for Instant {
     type Output = Instant;
     /// Saturates at the clock's start.
     fn sub(self, rhs: Duration) -> Instant {
-        Instant(self.0.saturating_sub(u64::try_from(rhs.as_nanos()).unwrap_or(u64::MAX)))
+        Instant(self.0.saturating_sub(nanos(rhs)))
     }
 }
 
@@ -73,6 +73,28 @@ impl Sub for Instant {
     /// Saturates at zero, as [`Instant::saturating_since`].
     fn sub(self, rhs: Instant) -> Duration {
         self.saturating_since(rhs)
+    }
+}
+
+/// Nanoseconds of a duration; 584 years, which no clock here reaches, stand for all that is longer.
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Bits of a byte times nanoseconds of a second.
+const BIT_NANOS: u64 = 8_000_000_000;
+
+/// `a * b / divisor`, rounded down; saturates.
+///
+/// Asked for with every datagram: 64 bits are enough for a second of 18 Gbps, and divide faster.
+///
+/// # Panics
+/// When the divisor is zero.
+#[inline]
+fn mul_div(a: u64, b: u64, divisor: u64) -> u64 {
+    match a.checked_mul(b) {
+        Some(product) => product / divisor,
+        None => u64::try_from(u128::from(a) * u128::from(b) / u128::from(divisor)).unwrap_or(u64::MAX),
     }
 }
 
@@ -184,12 +206,10 @@ impl BitRate {
 
     /// The rate at which `bytes` pass in `interval`; zero for an empty interval.
     pub fn from_transfer(bytes: ByteCount, interval: Duration) -> Self {
-        let nanos = interval.as_nanos();
-        if nanos == 0 {
-            return BitRate::ZERO;
+        match nanos(interval) {
+            0 => BitRate::ZERO,
+            nanos => BitRate(mul_div(bytes.as_u64(), BIT_NANOS, nanos)),
         }
-        let bits = u128::from(bytes.as_u64()) * 8 * 1_000_000_000 / nanos;
-        BitRate(u64::try_from(bits).unwrap_or(u64::MAX))
     }
 
     /// Bits per second.
@@ -199,14 +219,7 @@ impl BitRate {
 
     /// Bytes that pass in `interval` at this rate: the BDP, when `interval` is the RTT.
     pub fn bytes_in(self, interval: Duration) -> ByteCount {
-        const SCALE: u64 = 8_000_000_000;
-        // Asked for with every datagram; 64 bits are enough for a second of 18 Gbps, and divide several times faster.
-        let nanos = interval.as_nanos();
-        if let Some(product) = u64::try_from(nanos).ok().and_then(|nanos| self.0.checked_mul(nanos)) {
-            return ByteCount(product / SCALE);
-        }
-        let bytes = u128::from(self.0) * nanos / u128::from(SCALE);
-        ByteCount(u64::try_from(bytes).unwrap_or(u64::MAX))
+        ByteCount(mul_div(self.0, nanos(interval), BIT_NANOS))
     }
 
     /// How long `bytes` take at this rate; [`Duration::MAX`] at rate zero.
@@ -214,16 +227,12 @@ impl BitRate {
         if self.0 == 0 {
             return Duration::MAX;
         }
-        let nanos = u128::from(bytes.as_u64()) * 8_000_000_000 / u128::from(self.0);
-        Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+        Duration::from_nanos(mul_div(bytes.as_u64(), BIT_NANOS, self.0))
     }
 
     /// This rate times `percent` / 100.
     pub fn percent(self, percent: u64) -> BitRate {
-        if let Some(product) = self.0.checked_mul(percent) {
-            return BitRate(product / 100);
-        }
-        BitRate(u64::try_from(u128::from(self.0) * u128::from(percent) / 100).unwrap_or(u64::MAX))
+        BitRate(mul_div(self.0, percent, 100))
     }
 }
 
@@ -349,6 +358,44 @@ mod tests {
         assert_eq!(rate.time_for(ByteCount::new(312_500)), Duration::from_millis(25));
         assert_eq!(BitRate::from_transfer(ByteCount::new(312_500), Duration::from_millis(25)), rate);
         assert_eq!(BitRate::ZERO.time_for(ByteCount::new(1)), Duration::MAX);
+    }
+
+    #[test]
+    fn products_beyond_64_bits_are_exact_and_results_beyond_saturate() {
+        for (a, b, divisor) in [
+            (0, u64::MAX, 1),
+            (u64::MAX, 1, u64::MAX),
+            (u64::MAX, 1, 2),
+            (u64::MAX, u64::MAX, u64::MAX),
+            (u64::MAX, u64::MAX, u64::MAX - 1),
+            (u64::MAX, 2, 1),
+            (u64::MAX, 101, 100),
+            (1 << 32, 1 << 32, 3),
+            ((1 << 32) - 1, (1 << 32) + 1, 7),
+            (18_446_744_073, 1_000_000_000, BIT_NANOS),
+            (18_446_744_074, 1_000_000_000, BIT_NANOS),
+        ] {
+            let exact = u128::from(a) * u128::from(b) / u128::from(divisor);
+            assert_eq!(mul_div(a, b, divisor), u64::try_from(exact).unwrap_or(u64::MAX), "{a} * {b} / {divisor}");
+        }
+    }
+
+    #[test]
+    fn rates_round_down_and_never_wrap() {
+        let (most, all, ever) = (BitRate::from_bps(u64::MAX), ByteCount::new(u64::MAX), Duration::MAX);
+        assert_eq!(BitRate::from_bps(7_999_999_999).bytes_in(Duration::from_nanos(1)), ByteCount::ZERO);
+        assert_eq!(BitRate::from_bps(8_000_000_000).bytes_in(Duration::from_nanos(1)), ByteCount::new(1));
+        assert_eq!(most.bytes_in(Duration::from_secs(1)), ByteCount::new(u64::MAX / 8));
+        assert_eq!((most.bytes_in(ever), BitRate::ZERO.bytes_in(ever)), (all, ByteCount::ZERO));
+        assert_eq!(BitRate::from_bps(3).time_for(ByteCount::new(1)), Duration::from_nanos(2_666_666_666));
+        assert_eq!(most.time_for(all), Duration::from_secs(8));
+        assert_eq!(BitRate::from_bps(1).time_for(all), Duration::from_nanos(u64::MAX));
+        assert_eq!(BitRate::from_bps(199).percent(50), BitRate::from_bps(99));
+        assert_eq!((most.percent(100), most.percent(101), most.percent(0)), (most, most, BitRate::ZERO));
+        assert_eq!(BitRate::from_transfer(all, Duration::from_nanos(1)), most);
+        assert_eq!(BitRate::from_transfer(all, Duration::from_secs(8)), most);
+        assert_eq!(BitRate::from_transfer(ByteCount::new(1), Duration::from_secs(9)), BitRate::ZERO);
+        assert_eq!(BitRate::from_transfer(all, Duration::ZERO), BitRate::ZERO);
     }
 
     #[test]

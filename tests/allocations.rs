@@ -3,14 +3,16 @@
 //! A binary of its own, because its allocator counts. Two channels in one process, as in `channel_cost`, over a path of
 //! virtual time.
 
+#[path = "support/ends.rs"]
+mod ends;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use longhaul::channel::{Arrival, Channel, ChannelConfig, Event, PathMtu, StreamId};
-use longhaul::crypto::PrivateKey;
+use longhaul::channel::{Arrival, Channel, Event, PathMtu, StreamId};
 use longhaul::rate::RateMode;
 use longhaul::units::{BitRate, ByteCount, Instant};
 
@@ -107,20 +109,11 @@ struct World {
 
 impl World {
     fn new(mbps: u64, rtt_ms: u64, one_lost_in: u64) -> World {
-        let keys = [PrivateKey([1; 32]), PrivateKey([2; 32])];
         let rate = BitRate::from_mbps(mbps);
         let channel = |side: usize| {
-            let config = ChannelConfig {
-                private_key: keys[side].0,
-                peer_public_key: keys[1 - side].public_key().0,
-                peer_next_public_key: None,
-                preshared_key: None,
-                tail_copies: true,
-                repair_symbols: true,
-                peer_address: Some(SocketAddr::from(ADDRESSES[1 - side])),
-                path_mtu: PathMtu::Fixed(1500),
-                rate: RateMode::Fair { cap: Some(rate) },
-            };
+            let peer = SocketAddr::from(ADDRESSES[1 - side]);
+            let mode = RateMode::Fair { cap: Some(rate) };
+            let config = ends::channel_config(side, peer, PathMtu::Fixed(1500), mode);
             Channel::new(config, Instant::ZERO, [side as u8 + 1; 32])
         };
         World {

@@ -1,5 +1,7 @@
 //! Memory for stream bytes: chunks that all streams of a session share, so that it is as much as their bytes need.
 
+use crate::buffer::FreeList;
+
 /// Bytes of a whole chunk. Larger than a block of the codec with its header, so that a block lies in two chunks at most;
 /// small enough that the first and the last chunk of a stream, which are not full, cost little.
 pub(super) const CHUNK: usize = 128 * 1024;
@@ -12,21 +14,17 @@ const SHORT_MIN: usize = 4096;
 /// [`ChunkPool::release_idle`] was last called go back to the allocator with the next call.
 #[derive(Debug, Default)]
 pub(super) struct ChunkPool {
-    free: Vec<Box<[u8]>>,
-    /// The fewest that were free since the last release.
-    idle: usize,
+    free: FreeList<Box<[u8]>>,
     /// Bytes of all chunks, free or in use.
     held: usize,
 }
 
 impl ChunkPool {
     fn take(&mut self) -> Box<[u8]> {
-        if let Some(chunk) = self.free.pop() {
-            self.idle = self.idle.min(self.free.len());
-            return chunk;
-        }
-        self.held += CHUNK;
-        vec![0; CHUNK].into_boxed_slice()
+        self.free.take().unwrap_or_else(|| {
+            self.held += CHUNK;
+            vec![0; CHUNK].into_boxed_slice()
+        })
     }
 
     /// Makes `chunk`, which may be empty, `len` bytes long or more; what it holds stays at its front. What is new may
@@ -47,7 +45,7 @@ impl ChunkPool {
     /// Takes a chunk back.
     pub(super) fn put(&mut self, chunk: Box<[u8]>) {
         if chunk.len() == CHUNK {
-            self.free.push(chunk);
+            self.free.put(chunk);
         } else {
             self.held -= chunk.len();
         }
@@ -55,9 +53,7 @@ impl ChunkPool {
 
     /// Gives the allocator back what was not needed since the last call.
     pub(super) fn release_idle(&mut self) {
-        self.free.truncate(self.free.len() - self.idle);
-        self.held -= self.idle * CHUNK;
-        self.idle = self.free.len();
+        self.held -= self.free.release_idle() * CHUNK;
     }
 
     /// Whether [`ChunkPool::release_idle`] has nothing to give back, now or with the next call.

@@ -12,7 +12,6 @@ use crate::tcp::{Endpoint, EndpointConfig, EndpointState};
 use crate::units::Instant;
 
 use super::Engine;
-use super::control::Owner;
 use super::ending::Ending;
 use super::flow::{Flow, FlowId, Resolving, Role, Stage};
 use super::gate::{CONNECT_TIME, HELD_MAX, KEEP_ALIVE, port_mss};
@@ -28,20 +27,12 @@ const PROBE_TIME: Duration = Duration::from_millis(300);
 impl Engine {
     /// The peer asks for a connection to a host of ours.
     pub(super) fn handle_open(&mut self, now: Instant, stream: StreamId, open: Open) {
-        match self.admit_open(now, stream, open) {
-            Ok(id) => {
-                self.streams.insert(stream, Owner::Flow(id));
-                self.counters.flows_opened += 1;
-                if let Some(flow) = self.flows.flow_mut(id) {
-                    Message::Trying.encode(flow.relay.message_buffer());
-                }
-                self.mark_dirty(id);
-            }
-            Err(reason) => self.refuse_stream(stream, reason),
+        if let Err(reason) = self.admit_open(now, stream, open) {
+            self.refuse_stream(stream, reason);
         }
     }
 
-    fn admit_open(&mut self, now: Instant, stream: StreamId, open: Open) -> Result<FlowId, RefuseReason> {
+    fn admit_open(&mut self, now: Instant, stream: StreamId, open: Open) -> Result<(), RefuseReason> {
         let verdict = self.rules.verdict(&open.key);
         let Action::Accelerate { compression, weight } = verdict.action else { return Err(RefuseReason::Policy) };
         if let Some(id) = self.flows.by_host_key(&open.key.reversed()) {
@@ -62,7 +53,9 @@ impl Engine {
         if !has_room {
             return Err(RefuseReason::Full);
         }
-        let id = self.flows.insert(Flow {
+        let mut relay = Relay::new(open.compress && compression == Compression::Auto);
+        Message::Trying.encode(relay.message_buffer());
+        let begun = self.begin(Flow {
             role: Role::Far,
             open,
             key: open.key,
@@ -74,7 +67,7 @@ impl Engine {
             weight,
             stage: Stage::Resolving(Resolving { probes: 0, next: now }),
             endpoint: None,
-            relay: Relay::new(open.compress && compression == Compression::Auto),
+            relay,
             memory,
             buffer,
             opened_at: now,
@@ -82,11 +75,7 @@ impl Engine {
             is_dirty: false,
             host_l2: None,
         });
-        self.flows.held += 1;
-        if let Some(channel) = &mut self.channel {
-            channel.set_weight(stream, weight);
-        }
-        id.ok_or(RefuseReason::Conflict)
+        begun.map(|_| ()).ok_or(RefuseReason::Conflict)
     }
 
     /// The turn of a flow whose host's Ethernet address is wanted.

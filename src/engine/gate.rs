@@ -16,7 +16,6 @@ use crate::tcp::{Endpoint, EndpointConfig};
 use crate::units::Instant;
 
 use super::bypass::BypassReason;
-use super::control::Owner;
 use super::ending::Ending;
 use super::flow::{Flow, FlowId, Held, Role, Stage};
 use super::limits::{buffer_size, flow_memory};
@@ -105,7 +104,6 @@ impl Engine {
             return refuse(BypassReason::Memory);
         }
         let Some(stream) = channel.open() else { return refuse(BypassReason::PeerDown) };
-        channel.set_weight(stream, weight);
 
         let compress = compression == Compression::Auto;
         let open = Open { key, l2: segment.l2, mss: options.mss.unwrap_or(0), compress };
@@ -113,7 +111,7 @@ impl Engine {
         Message::Open(open).encode(relay.message_buffer());
         let mut syn = self.output.pool.take();
         syn.resize(frame.len()).copy_from_slice(frame);
-        let id = self.flows.insert(Flow {
+        let begun = self.begin(Flow {
             role: Role::Near,
             open,
             key,
@@ -132,11 +130,7 @@ impl Engine {
             is_dirty: false,
             host_l2: None,
         });
-        let id = id.expect("invariant: the caller looked the key up");
-        self.flows.held += 1;
-        self.streams.insert(stream, Owner::Flow(id));
-        self.counters.flows_opened += 1;
-        self.mark_dirty(id);
+        begun.expect("invariant: the caller looked the key up");
         Ok(())
     }
 

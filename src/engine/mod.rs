@@ -59,7 +59,7 @@ use bypass::BypassTable;
 use closed::ClosedFlows;
 use contradiction::Contradictions;
 use control::Owner;
-use flow::FlowTable;
+use flow::{Flow, FlowTable};
 use learning::Learning;
 use lru::SeededState;
 use message::Orphan;
@@ -282,6 +282,20 @@ impl Engine {
             let Some(id) = self.dirty.pop_front() else { break };
             self.pump(now, id);
         }
+    }
+
+    /// Enters a flow whose other side is still to be asked or found. `None` if its host has one with these addresses already.
+    fn begin(&mut self, flow: Flow) -> Option<FlowId> {
+        let (stream, weight) = (flow.stream, flow.weight);
+        let id = self.flows.insert(flow)?;
+        self.flows.held += 1;
+        self.streams.insert(stream, Owner::Flow(id));
+        if let Some(channel) = &mut self.channel {
+            channel.set_weight(stream, weight);
+        }
+        self.counters.flows_opened += 1;
+        self.mark_dirty(id);
+        Some(id)
     }
 
     /// Puts a flow on the list of those that get a turn.

@@ -241,41 +241,40 @@ impl Relay {
             let (head, tail) = channel.peek_slices(stream, header.encoded_len);
             if let Some(body) = stored_body(head, tail) {
                 for part in body {
-                    let taken = if self.inbound.is_empty() { endpoint.send(part) } else { 0 };
-                    self.inbound.extend_from_slice(&part[taken..]);
-                    self.to_host += ByteCount::from(taken);
+                    self.give(endpoint, part);
                 }
-                channel.consume(stream, header.encoded_len);
-                self.from_peer_encoded += ByteCount::from(header.encoded_len);
-                continue;
+            } else {
+                let encoded = if tail.is_empty() {
+                    head
+                } else {
+                    let whole = &mut scratch.encoded[..header.encoded_len];
+                    let (first, second) = whole.split_at_mut(head.len());
+                    first.copy_from_slice(head);
+                    second.copy_from_slice(tail);
+                    whole
+                };
+                let workspace = &mut scratch.workspace;
+                let into_room = |room: &mut [u8]| decompress(encoded, room, workspace).map(|_| ());
+                if let Some(decoded) = endpoint.send_with(header.decoded_len, into_room) {
+                    decoded?;
+                    self.to_host += ByteCount::from(header.decoded_len);
+                } else {
+                    let decoded = &mut scratch.decoded[..header.decoded_len];
+                    decompress(encoded, decoded, workspace)?;
+                    self.give(endpoint, decoded);
+                }
             }
-            let encoded = if tail.is_empty() {
-                head
-            } else {
-                let whole = &mut scratch.encoded[..header.encoded_len];
-                let (first, second) = whole.split_at_mut(head.len());
-                first.copy_from_slice(head);
-                second.copy_from_slice(tail);
-                whole
-            };
-            let workspace = &mut scratch.workspace;
-            let taken = if let Some(decoded) =
-                endpoint.send_with(header.decoded_len, |room| decompress(encoded, room, workspace).map(|_| ()))
-            {
-                decoded?;
-                header.decoded_len
-            } else {
-                let decoded = &mut scratch.decoded[..header.decoded_len];
-                decompress(encoded, decoded, workspace)?;
-                let taken = endpoint.send(decoded);
-                self.inbound.extend_from_slice(&decoded[taken..]);
-                taken
-            };
             channel.consume(stream, header.encoded_len);
             self.from_peer_encoded += ByteCount::from(header.encoded_len);
-            self.to_host += ByteCount::from(taken);
         }
         Ok(Progress::More)
+    }
+
+    /// Gives the endpoint what it takes of `bytes`; the rest waits, and all of them behind an earlier rest.
+    fn give(&mut self, endpoint: &mut Endpoint, bytes: &[u8]) {
+        let taken = if self.inbound.is_empty() { endpoint.send(bytes) } else { 0 };
+        self.inbound.extend_from_slice(&bytes[taken..]);
+        self.to_host += ByteCount::from(taken);
     }
 
     /// What the host may have in its send buffer.

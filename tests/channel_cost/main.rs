@@ -3,6 +3,8 @@
 //! Measurements, not checks: `cargo test --release --test channel_cost -- --ignored --nocapture --test-threads 1`.
 //! `LONGHAUL_COST_GB` sets how much each run moves (default 1).
 
+#[path = "../support/ends.rs"]
+mod ends;
 mod sockets;
 mod virtual_path;
 

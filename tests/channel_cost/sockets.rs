@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use longhaul::channel::{Arrival, Channel, ChannelConfig, Event, PathMtu, StreamId};
-use longhaul::crypto::PrivateKey;
+use longhaul::channel::{Arrival, Channel, Event, PathMtu, StreamId};
 use longhaul::io::{Clock, UdpChannelSocket};
 use longhaul::rate::RateMode;
 use longhaul::units::{BitRate, ByteCount, Instant};
@@ -18,7 +17,7 @@ use rand::{Rng as _, SeedableRng as _};
 use rand_pcg::Pcg64;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
-use crate::cpu_nanos;
+use crate::{cpu_nanos, ends};
 
 /// What one wake-up brings at most once per.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -161,18 +160,8 @@ struct End {
 
 impl End {
     fn new(side: usize, socket: UdpChannelSocket, peer: SocketAddr, now: Instant) -> Self {
-        let keys = [PrivateKey([1; 32]), PrivateKey([2; 32])];
-        let config = ChannelConfig {
-            private_key: keys[side].0,
-            peer_public_key: keys[1 - side].public_key().0,
-            peer_next_public_key: None,
-            preshared_key: None,
-            tail_copies: true,
-            repair_symbols: true,
-            peer_address: Some(peer),
-            path_mtu: PathMtu::Fixed(DATAGRAM + HEADERS),
-            rate: RateMode::Fair { cap: Some(rate()) },
-        };
+        let mode = RateMode::Fair { cap: Some(rate()) };
+        let config = ends::channel_config(side, peer, PathMtu::Fixed(DATAGRAM + HEADERS), mode);
         let channel = Channel::new(config, now, [side as u8 + 1; 32]);
         End { channel, socket, stream: None, block: noise(), out: Vec::new() }
     }

@@ -8,14 +8,13 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use longhaul::channel::{Arrival, Channel, ChannelConfig, ChannelState, Event, PathMtu, ReadState, StreamId};
-use longhaul::crypto::PrivateKey;
+use longhaul::channel::{Arrival, Channel, ChannelState, Event, PathMtu, ReadState, StreamId};
 use longhaul::rate::RateMode;
 use longhaul::units::{BitRate, ByteCount, Instant};
 use rand::{Rng as _, SeedableRng as _};
 use rand_pcg::Pcg64;
 
-use crate::cpu_nanos;
+use crate::{cpu_nanos, ends};
 
 /// What the relay writes and reads at a time.
 const BLOCK: usize = 64 * 1024;
@@ -102,20 +101,10 @@ struct Run {
 }
 
 fn sides(run: &Run) -> [Side; 2] {
-    let keys = [PrivateKey([1; 32]), PrivateKey([2; 32])];
     let addresses: [SocketAddr; 2] = [([10, 0, 0, 1], 47000).into(), ([10, 0, 0, 2], 47000).into()];
     std::array::from_fn(|side| {
-        let config = ChannelConfig {
-            private_key: keys[side].0,
-            peer_public_key: keys[1 - side].public_key().0,
-            peer_next_public_key: None,
-            preshared_key: None,
-            tail_copies: true,
-            repair_symbols: true,
-            peer_address: Some(addresses[1 - side]),
-            path_mtu: PathMtu::Fixed(run.path_mtu),
-            rate: RateMode::Fair { cap: Some(run.rate) },
-        };
+        let mode = RateMode::Fair { cap: Some(run.rate) };
+        let config = ends::channel_config(side, addresses[1 - side], PathMtu::Fixed(run.path_mtu), mode);
         Side {
             channel: Channel::new(config, Instant::ZERO, [side as u8 + 1; 32]),
             address: addresses[side],

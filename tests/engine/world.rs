@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use longhaul::buffer::FrameBuf;
 use longhaul::channel::{ChannelConfig, PathMtu};
-use longhaul::crypto::PrivateKey;
 use longhaul::engine::{BypassReason, Engine, EngineConfig, Fate, Limits};
 use longhaul::frame::{MacAddr, Port};
 use longhaul::rate::RateMode;
 use longhaul::rules::{Action, Compression, Hosts, PortRange, Rule, Rules, Subnet};
 use longhaul::units::{BitRate, ByteCount, Instant, Weight};
 
+use crate::ends;
 use crate::host::Host;
 
 pub const A: usize = 0;
@@ -76,18 +76,7 @@ pub fn address(side: usize) -> SocketAddr {
 
 /// The channel of the appliance of a side.
 pub fn channel_config(side: usize) -> ChannelConfig {
-    let keys = [PrivateKey([1; 32]), PrivateKey([2; 32])];
-    ChannelConfig {
-        private_key: keys[side].0,
-        peer_public_key: keys[1 - side].public_key().0,
-        peer_next_public_key: None,
-        preshared_key: None,
-        tail_copies: true,
-        repair_symbols: true,
-        peer_address: Some(address(1 - side)),
-        path_mtu: PathMtu::Fixed(1500),
-        rate: RateMode::default(),
-    }
+    ends::channel_config(side, address(1 - side), PathMtu::Fixed(1500), RateMode::default())
 }
 
 impl World {

@@ -63,6 +63,28 @@ fn web_transfers_arrive_intact_from_either_site_over_either_ip() {
 }
 
 #[test]
+fn transfers_arrive_intact_over_a_channel_between_ipv6_addresses() {
+    const LENGTH: usize = 30_000_000;
+    for (layout, peer) in [("", "[fd77::12]:47000"), ("--routed", "[fd77:2::12]:47000")] {
+        let lab = Lab::up("accelerate", &format!("{METRO} --channel-over ipv6 {layout}"));
+        let (a, b) = (&lab.a, &lab.b);
+        let nginx = Nginx::start(b, &lab.files, 8000);
+        let content = pattern::bytes(4, 0, LENGTH);
+        std::fs::write(nginx.root.join("page"), &content).unwrap();
+        let fetched = lab.files.join("fetched");
+        for server in [b.v4(8000), b.v6(8000)] {
+            fetch(a, server, "page", &fetched, &content);
+        }
+        let relayed = lab.counter(Side::B, "relayed_source_bytes");
+        assert!(relayed >= 2 * LENGTH as u64, "only {relayed} bytes went through the channel");
+        let channel = lab.status(Side::A).channel.expect("a channel");
+        assert_eq!(channel.peer_address, Some(peer.parse().unwrap()));
+        wait_until_no_flow_is_left(&lab);
+        lab.assert_in_order();
+    }
+}
+
+#[test]
 fn ssh_scp_and_iperf3_work_accelerated() {
     let lab = Lab::up("accelerate", METRO);
     let (a, b) = (&lab.a, &lab.b);

@@ -19,8 +19,8 @@ fn path_mtu(lab: &Lab, side: Side) -> u64 {
 
 #[test]
 fn the_path_mtu_is_found_beyond_1500_and_below() {
-    for (mtu, slack) in [(4000, 0), (1380, 8)] {
-        let lab = Lab::up("accelerate", &format!("--link mpls --mtu {mtu}"));
+    for (over, mtu, slack) in [("ipv4", 4000, 0), ("ipv4", 1380, 8), ("ipv6", 1380, 8)] {
+        let lab = Lab::up("accelerate", &format!("--link mpls --mtu {mtu} --channel-over {over}"));
         for side in [Side::A, Side::B] {
             lab.wait_for("the path MTU is found", Duration::from_secs(15), || {
                 (mtu - 14..=mtu + slack).contains(&path_mtu(&lab, side))
@@ -32,21 +32,26 @@ fn the_path_mtu_is_found_beyond_1500_and_below() {
 
 #[test]
 fn an_interface_that_shrinks_in_mid_transfer_costs_no_byte() {
-    let lab = Lab::up("accelerate", "--ports 1-65535 --link mpls --compression off");
-    let (a, b) = (&lab.a, &lab.b);
-    let nginx = Nginx::start(b, &lab.files, 8000);
-    pattern::write_file(&nginx.root.join("page"), 4, LENGTH);
-    let fetched = lab.files.join("fetched");
-    lab.wait_for("the path MTU is found", Duration::from_secs(15), || path_mtu(&lab, Side::B) >= 1500);
-    thread::scope(|scope| {
-        let transfer = scope.spawn(|| curl(a, LONG, b.v4(8000), "page", &fetched));
-        lab.wait_for("the transfer is under way", LONG, || lab.counter(Side::B, "relayed_source_bytes") >= UNDER_WAY);
-        lab.ip("appb", "link set br-wan mtu 1300");
-        transfer.join().expect("the transfer ended well");
-    });
-    assert!(std::fs::read(&fetched).unwrap() == pattern::bytes(4, 0, LENGTH), "what arrived is not what was sent");
-    let channel = lab.status(Side::B).channel.expect("a channel");
-    assert!((1280..=1300).contains(&channel.path_mtu), "{} bytes", channel.path_mtu);
-    assert_eq!(channel.path_mtu_black_holes, 1);
-    lab.assert_in_order();
+    for over in ["ipv4", "ipv6"] {
+        let lab =
+            Lab::up("accelerate", &format!("--ports 1-65535 --link mpls --compression off --channel-over {over}"));
+        let (a, b) = (&lab.a, &lab.b);
+        let nginx = Nginx::start(b, &lab.files, 8000);
+        pattern::write_file(&nginx.root.join("page"), 4, LENGTH);
+        let fetched = lab.files.join("fetched");
+        lab.wait_for("the path MTU is found", Duration::from_secs(15), || path_mtu(&lab, Side::B) >= 1500);
+        thread::scope(|scope| {
+            let transfer = scope.spawn(|| curl(a, LONG, b.v4(8000), "page", &fetched));
+            lab.wait_for("the transfer is under way", LONG, || {
+                lab.counter(Side::B, "relayed_source_bytes") >= UNDER_WAY
+            });
+            lab.ip("appb", "link set br-wan mtu 1300");
+            transfer.join().expect("the transfer ended well");
+        });
+        assert!(std::fs::read(&fetched).unwrap() == pattern::bytes(4, 0, LENGTH), "what arrived is not what was sent");
+        let channel = lab.status(Side::B).channel.expect("a channel");
+        assert!((1280..=1300).contains(&channel.path_mtu), "{} bytes", channel.path_mtu);
+        assert_eq!(channel.path_mtu_black_holes, 1);
+        lab.assert_in_order();
+    }
 }

@@ -3,9 +3,10 @@
 use std::net::SocketAddr;
 
 use longhaul::channel::{ChannelConfig, PathMtu};
+use longhaul::crypto::PrivateKey;
 use longhaul::rate::RateMode;
-use snow::params::DHChoice;
-use snow::resolvers::{CryptoResolver, DefaultResolver};
+
+use crate::ends;
 
 /// Which of the two ends: host, appliance, channel.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -50,9 +51,7 @@ impl End {
 
     /// What the other end pins.
     pub fn public_key(self) -> [u8; 32] {
-        let mut dh = DefaultResolver.resolve_dh(&DHChoice::Curve25519).expect("snow has X25519");
-        dh.set(&self.private_key());
-        dh.pubkey().try_into().expect("an X25519 key has 32 bytes")
+        PrivateKey(self.private_key()).public_key().0
     }
 
     /// This end's channel: knows its peer's key, and its address (both sides do, as in mirrored configurations).
@@ -60,13 +59,7 @@ impl End {
         ChannelConfig {
             private_key: self.private_key(),
             peer_public_key: self.other().public_key(),
-            peer_next_public_key: None,
-            preshared_key: None,
-            tail_copies: true,
-            repair_symbols: true,
-            peer_address: Some(self.other().address()),
-            path_mtu,
-            rate: RateMode::default(),
+            ..ends::channel_config(self.index(), self.other().address(), path_mtu, RateMode::default())
         }
     }
 

@@ -11,6 +11,8 @@ mod channel_scenarios;
 mod channel_table;
 mod cubic;
 mod drain;
+#[path = "../support/ends.rs"]
+mod ends;
 mod fixed;
 mod goodput;
 mod host;

@@ -65,9 +65,9 @@ def run_once(case, arguments, seconds, settle):
             senders.append(channel_run.start_sender(lab, side("a", pair), address, PORT, seconds - number * APART_S, 1))
             children.append(senders[-1])
         time.sleep(max(0.0, began + settle - time.monotonic()))
-        busy = process.busy_seconds()
+        machine_before = process.machine_ticks()
         time.sleep(max(0.0, began + seconds - 0.3 - time.monotonic()))
-        busy, everything = (now - then for now, then in zip(process.busy_seconds(), busy))
+        busy_share = process.busy_share(machine_before, process.machine_ticks())
         sent = [json.loads(sender.communicate(timeout=60)[0] or "{}") for sender in senders]
         received = [json.loads(receiver.communicate(timeout=60)[0] or "{}") for receiver in receivers]
         wanem = lab.status()["wanem"]
@@ -88,7 +88,7 @@ def run_once(case, arguments, seconds, settle):
         "throughput_mbps": [[round(flow.mbps(began + second, began + second + 1), 1) for second in range(int(seconds))] for flow in arrivals],
         "standing_queue_ms": channel_run.as_ms(queue.standing_bytes(since, until), case.cell[0]),
         "queue_full": wanem["a_to_b"]["segments"]["queue_full"],
-        "machine_busy_share": busy / max(1, everything),
+        "machine_busy_share": busy_share,
         "lateness": late,
         "void": channel_run.is_void(late, arguments),
     }

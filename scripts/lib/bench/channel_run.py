@@ -16,7 +16,7 @@ import channel_profile
 import peers
 import process
 from channel_figures import CELL, Arrivals, Queue, bdp_bytes, ceiling_mbps, change_figures
-from common import ROOT, Failure, Lab
+from common import ROOT, Failure, Lab, resent_share
 
 STREAM = os.path.join(ROOT, "scripts", "lib", "bench", "stream.py")
 PORT = 8000
@@ -117,11 +117,6 @@ def processes_of(lab, system):
     return found
 
 
-def tcp_counters(lab, side):
-    lines = [line.split() for line in lab.read(side, "cat", "/proc/net/snmp").splitlines() if line.startswith("Tcp:")]
-    return dict(zip(lines[0][1:], map(int, lines[1][1:])))
-
-
 class Pings:
     """Round trips beside the flow, with the moment of each."""
 
@@ -167,8 +162,8 @@ class Usage:
             "at": time.monotonic(),
             "cpu": {role: process.cpu_seconds(pid) or 0.0 for role, pid in self.pids.items()},
             "split": {role: process.cpu_split_seconds(pid) or (0.0, 0.0) for role, pid in self.pids.items()},
-            "tcp": tcp_counters(self.lab, "a"),
-            "busy": process.busy_seconds(),
+            "tcp": self.lab.tcp_counters("a"),
+            "machine": process.machine_ticks(),
         }
 
     def end(self):
@@ -187,12 +182,10 @@ class Usage:
         return shares
 
     def resent_share(self):
-        sent, again = (self.after["tcp"][name] - self.before["tcp"][name] for name in ("OutSegs", "RetransSegs"))
-        return again / max(1, sent)
+        return resent_share(self.before["tcp"], self.after["tcp"])
 
     def busy_share(self):
-        busy, everything = (now - then for now, then in zip(self.after["busy"], self.before["busy"]))
-        return busy / max(1, everything)
+        return process.busy_share(self.before["machine"], self.after["machine"])
 
 
 # ---- one run ------------------------------------------------------------------------------------------------------------

@@ -118,6 +118,11 @@ class Lab:
     def read(self, role, *command):
         return subprocess.run(self.inside(role, *command), text=True, stdout=subprocess.PIPE, check=True).stdout
 
+    def tcp_counters(self, role):
+        """What the namespace's kernel counts of TCP, by its names (OutSegs, RetransSegs, …)."""
+        names, values = [line.split()[1:] for line in self.read(role, "cat", "/proc/net/snmp").splitlines() if line.startswith("Tcp:")]
+        return dict(zip(names, map(int, values)))
+
     def pids(self, role):
         return self.read_pids(self.namespace(role))
 
@@ -139,14 +144,10 @@ class Lab:
         raise Failure(f"the appliances found no session within {seconds} s; see scripts/lab appliance a log")
 
 
-def cpu_seconds(pid):
-    """User and system time that a process has used."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
-            fields = file.read().rsplit(")", 1)[1].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+def resent_share(before, after):
+    """Of the segments sent between two `tcp_counters`, those sent again."""
+    sent, again = (after[name] - before[name] for name in ("OutSegs", "RetransSegs"))
+    return again / max(1, sent)
 
 
 # ---- what machine, what program, what command ---------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import time
 
 import appliances
 import common
+import process
 import vm
-from process import busy_seconds
 
 PORT = 8000
 WATCH_MS = 10
@@ -53,11 +53,9 @@ class Counter:
         return (times[0], times[-1]) if times else (None, None)
 
 
-def tcp_counters(lab, role):
-    """Segments sent and sent again by a namespace's kernel."""
-    names, values = [line.split()[1:] for line in lab.read(role, "cat", "/proc/net/snmp").splitlines() if line.startswith("Tcp:")]
-    counters = dict(zip(names, values))
-    return int(counters["OutSegs"]), int(counters["RetransSegs"])
+def cpu_seconds(pid):
+    """User and system time that a process has used, that of its ended threads as well; 0 if it is gone."""
+    return sum(process.cpu_split_seconds(pid) or (0.0, 0.0))
 
 
 class Watch:
@@ -69,7 +67,7 @@ class Watch:
     def __init__(self, lab, between):
         self.lab, self.between = lab, between
         self.before = lab.status()["wanem"]
-        self.segments = tcp_counters(lab, "a")
+        self.tcp_before = lab.tcp_counters("a")
         self.counters = {"a": Counter(lab, "a", "eth0"), "b": Counter(lab, "b", "eth0"), "wan": Counter(lab, "wan", "wan-a")}
         self.trace = appliances.Trace(lab)
         self.started = self.ended = time.time()
@@ -84,15 +82,15 @@ class Watch:
         self.traced = self.trace.stop(self.started)
 
     def cpu(self):
-        return {name: sum(map(common.cpu_seconds, pids)) for name, pids in self.between.items()}
+        return {name: sum(map(cpu_seconds, pids)) for name, pids in self.between.items()}
 
     def begin(self):
-        self.cpu_before, self.machine_before = self.cpu(), busy_seconds()
+        self.cpu_before, self.machine_before = self.cpu(), process.machine_ticks()
         self.started = time.time()
 
     def arrived(self, at):
         self.ended = at
-        self.busy = [now - then for now, then in zip(busy_seconds(), self.machine_before)]
+        self.busy_share = process.busy_share(self.machine_before, process.machine_ticks())
         self.used = {name: used - self.cpu_before[name] for name, used in self.cpu().items()}
         # Late acknowledgements are still part of it.
         time.sleep(0.5)
@@ -101,7 +99,6 @@ class Watch:
         """What was measured, after the `with`."""
         started, ended, lab, counters = self.started, self.ended, self.lab, self.counters
         status = lab.status()
-        sent, again = (now - then for now, then in zip(tcp_counters(lab, "a"), self.segments))
         _, last_sent = counters["a"].bursts(1, started, ended)
         first_received, last_received = counters["b"].bursts(2, started, ended)
         return {
@@ -111,10 +108,10 @@ class Watch:
             "drain_ms": (ended - last_sent) * 1000 if last_sent else None,
             "last_received_ms": (ended - last_received) * 1000 if last_received else None,
             "sending_s": last_received - first_received if first_received else None,
-            "host_resent_share": again / sent if sent else 0.0,
+            "host_resent_share": common.resent_share(self.tcp_before, lab.tcp_counters("a")),
             "appliance_cpu_s": self.used,
             "appliance_cpu_s_per_gb": {name: used / (moved / 1e9) for name, used in self.used.items()},
-            "machine_busy_share": self.busy[0] / max(self.busy[1], 1),
+            "machine_busy_share": self.busy_share,
             "wanem_lateness": {way: status["wanem"][way]["lateness"] for way in WAYS},
             "wanem": status["wanem"],
             "appliance_a": status.get("appliance_a"),
@@ -140,13 +137,13 @@ def move(lab, guest, state, folder, seconds, address, between, told=None):
         source.migrate_parameters(return_path=True, switchover=told)
         target.qmp("migrate-set-capabilities", capabilities=[{"capability": "events", "state": True}])
         with Watch(lab, between) as watch:
-            qemu_cpu = [common.cpu_seconds(one.process.pid) for one in (source, target)]
+            qemu_cpu = [cpu_seconds(one.process.pid) for one in (source, target)]
             watch.begin()
             source.qmp("migrate", uri=f"tcp:{address}:{PORT}")
             source.wait_migrated(seconds)
             watch.arrived(target.wait(lambda: target.event("RESUME"), 60, "running guest at the destination"))
             target.wait_line("B", 20)
-            qemu_cpu = [common.cpu_seconds(one.process.pid) - used for one, used in zip((source, target), qemu_cpu)]
+            qemu_cpu = [cpu_seconds(one.process.pid) - used for one, used in zip((source, target), qemu_cpu)]
         told = source.qmp("query-migrate")
         measured = watch.columns(told["ram"]["transferred"])
         total, wrong = target.verify()

@@ -44,9 +44,15 @@ def memory_bytes(pid, what="VmRSS"):
     return int(found[1]) * 1024 if found else None
 
 
-def busy_seconds():
-    """Core seconds that the whole machine has spent on anything, and all that went by."""
+def machine_ticks():
+    """Ticks of all cores that the machine has spent on anything, and all that went by."""
     with open("/proc/stat", encoding="ascii") as file:
         ticks = [int(word) for word in file.readline().split()[1:9]]
     # The fourth and the fifth are idle and waiting for a disk.
     return (sum(ticks) - ticks[3] - ticks[4]), sum(ticks)
+
+
+def busy_share(before, after):
+    """Of the cores' time between two `machine_ticks`, the part that was not idle."""
+    busy, everything = (now - then for now, then in zip(after, before))
+    return busy / max(1, everything)

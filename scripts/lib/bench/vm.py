@@ -106,6 +106,20 @@ def connected(path, process, log, name, seconds):
         raise common.Failure(f"QEMU ({name}) did not start: {file.read()[-400:]}")
 
 
+def heard_lines(channel):
+    """Whole lines as they come in a socket, and what stands behind the last of them; ends when nobody is there any more."""
+    rest = b""
+    while True:
+        try:
+            got = channel.recv(65536)
+        except OSError:
+            got = b""
+        if not got:
+            return
+        *whole, rest = (rest + got).split(b"\n")
+        yield whole, rest
+
+
 class Vm:
     """One QEMU process. `prefix` is what puts it into a host's namespace, `touched` has its memory there from the start.
 
@@ -170,16 +184,8 @@ class Vm:
     # ---- what it says ----
 
     def read_serial(self):
-        rest = b""
-        while True:
-            try:
-                got = self.serial.recv(4096)
-            except OSError:
-                got = b""
-            if not got:
-                return
+        for whole, rest in heard_lines(self.serial):
             now = time.time()
-            *whole, rest = (rest + got).split(b"\n")
             with self.news:
                 if self.head is None and whole:
                     self.head = whole[0]
@@ -194,18 +200,7 @@ class Vm:
                 self.news.notify_all()
 
     def read_control(self):
-        rest = b""
-        while True:
-            try:
-                got = self.control.recv(65536)
-            except OSError:
-                got = b""
-            if not got:
-                with self.news:
-                    self.answers[None] = {"error": {"desc": "QEMU is gone"}}
-                    self.news.notify_all()
-                return
-            *whole, rest = (rest + got).split(b"\n")
+        for whole, _ in heard_lines(self.control):
             with self.news:
                 for line in whole:
                     message = json.loads(line)
@@ -216,6 +211,9 @@ class Vm:
                     elif "id" in message:
                         self.answers[message["id"]] = message
                 self.news.notify_all()
+        with self.news:
+            self.answers[None] = {"error": {"desc": "QEMU is gone"}}
+            self.news.notify_all()
 
     def wait(self, condition, seconds, what):
         deadline = time.monotonic() + seconds

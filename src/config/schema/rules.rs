@@ -1,5 +1,8 @@
 //! The section `rules`: its fields, and what a rule list as a whole cannot mean.
 
+use std::fmt::Display;
+use std::str::FromStr;
+
 use crate::config::fields::{Field, Key, Kind, Section};
 use crate::config::node::Node;
 use crate::config::report::{Findings, Place, quoted};
@@ -200,12 +203,7 @@ fn read_subnets(field: &Field<'_>, findings: &mut Findings) -> Option<Vec<Placed
     let items = field.items(ITEMS_MAX, findings)?;
     let placed = read_each(&items, findings, |item, findings| {
         let text = item.text(findings)?;
-        let parsed = if text.len() <= ITEM_LEN_MAX {
-            text.parse().map_err(|error| format!("{error}"))
-        } else {
-            Err(too_long(text))
-        };
-        parsed.map_err(|message| findings.error(&item.place, message)).ok()
+        parse(text, &item.place, findings)
     })?;
     warn_of_covered(&placed, Subnet::covers, findings);
     Some(placed)
@@ -221,20 +219,20 @@ fn read_ports(field: &Field<'_>, findings: &mut Findings) -> Option<Vec<PortRang
             Node::Int(number) => number.to_string(),
             _ => item.text(findings)?.to_owned(),
         };
-        let parsed = if text.len() <= ITEM_LEN_MAX {
-            text.parse().map_err(|error| format!("{error}"))
-        } else {
-            Err(too_long(&text))
-        };
-        parsed.map_err(|message| findings.error(&item.place, message)).ok()
+        parse(&text, &item.place, findings)
     })?;
     let covers = |wide: &PortRange, narrow: &PortRange| wide.first() <= narrow.first() && narrow.last() <= wide.last();
     warn_of_covered(&placed, covers, findings);
     Some(placed.into_iter().map(|(ports, _)| ports).collect())
 }
 
-fn too_long(text: &str) -> String {
-    format!("{} is too long to be a subnet or a port", quoted(text))
+/// A subnet or a port.
+fn parse<T: FromStr<Err: Display>>(text: &str, place: &Place, findings: &mut Findings) -> Option<T> {
+    if text.len() > ITEM_LEN_MAX {
+        findings.error(place, format_args!("{} is too long to be a subnet or a port", quoted(text)));
+        return None;
+    }
+    text.parse().map_err(|error| findings.error(place, error)).ok()
 }
 
 /// Reads every item, so that every fault is told; `None` if any has one.
@@ -248,11 +246,7 @@ fn read_each<'a, T>(
 }
 
 /// An entry that another one of the same list contains is harmless, but was probably meant to be something else.
-fn warn_of_covered<T: std::fmt::Display>(
-    placed: &[(T, Place)],
-    covers: impl Fn(&T, &T) -> bool,
-    findings: &mut Findings,
-) {
+fn warn_of_covered<T: Display>(placed: &[(T, Place)], covers: impl Fn(&T, &T) -> bool, findings: &mut Findings) {
     for (index, (narrow, place)) in placed.iter().enumerate() {
         let wider = placed.iter().enumerate().find(|(other, (wide, _))| {
             // Of two equal entries only the later one is told.
