@@ -38,6 +38,7 @@ struct Epoch {
     sealed: u64,
     initiator: bool,
     peer_instance: u64,
+    peer_abilities: u8,
     /// Which of the peer's keys it was agreed with.
     peer: usize,
 }
@@ -52,22 +53,30 @@ struct Pending {
     with_cookie: bool,
 }
 
-/// Handshake payload, both ways: who starts (`instance`), which index datagrams to it carry, and a counter that makes
-/// old initiations of the same instance recognisable.
+/// Handshake payload, both ways: who starts (`instance`), which index datagrams to it carry, what the sender is able to
+/// do, and a counter that makes old initiations of the same instance recognisable.
+///
+/// Abilities are the first byte of what was a counter of 8 bytes: those that know of none send 0 there, and to them the
+/// counter begins higher.
 struct Payload {
     instance: u64,
     index: u32,
+    abilities: u8,
     counter: u64,
 }
 
+/// In [`Payload::abilities`]: takes repair symbols.
+const TAKES_REPAIR: u8 = 1;
+
 impl Payload {
     const LEN: usize = 20;
+    const COUNTER_MAX: u64 = u64::MAX >> 8;
 
     fn encode(&self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[..8].copy_from_slice(&self.instance.to_be_bytes());
         bytes[8..12].copy_from_slice(&self.index.to_be_bytes());
-        bytes[12..].copy_from_slice(&self.counter.to_be_bytes());
+        bytes[12..].copy_from_slice(&(u64::from(self.abilities) << 56 | self.counter).to_be_bytes());
         bytes
     }
 
@@ -78,7 +87,8 @@ impl Payload {
         (index <= INDEX_MASK).then_some(Payload {
             instance: u64::from_be_bytes(bytes[..8].try_into().ok()?),
             index,
-            counter: u64::from_be_bytes(bytes[12..].try_into().ok()?),
+            abilities: bytes[12],
+            counter: u64::from_be_bytes(bytes[12..].try_into().ok()?) & Self::COUNTER_MAX,
         })
     }
 }
@@ -108,6 +118,8 @@ pub(super) struct Keyring {
     cookie: Option<(Instant, Cookie)>,
     rng: ChaCha20Rng,
     instance: u64,
+    /// What we tell the peer that we take.
+    abilities: u8,
     counter: u64,
     peer_counter: Option<(u64, u64)>,
     pending: Option<Pending>,
@@ -131,6 +143,7 @@ impl Keyring {
             cookie: None,
             psk: config.preshared_key.map(PresharedKey),
             instance: rng.next_u64(),
+            abilities: if config.repair_symbols { TAKES_REPAIR } else { 0 },
             counter: 0,
             peer_counter: None,
             pending: None,
@@ -153,6 +166,12 @@ impl Keyring {
 
     pub(super) fn can_seal(&self) -> bool {
         self.sending.is_some()
+    }
+
+    /// Whether the peer takes repair symbols, as it said in the handshake.
+    pub(super) fn peer_takes_repair(&self) -> bool {
+        let used = self.epochs.iter().find(|epoch| Some(epoch.local_index) == self.sending);
+        used.is_some_and(|epoch| epoch.peer_abilities & TAKES_REPAIR != 0)
     }
 
     fn fresh_index(&mut self) -> u32 {
@@ -179,7 +198,8 @@ impl Keyring {
         self.attempts += 1;
         let index = self.fresh_index();
         self.counter += 1;
-        let payload = Payload { instance: self.instance, index, counter: self.counter }.encode();
+        let (instance, abilities, counter) = (self.instance, self.abilities, self.counter);
+        let payload = Payload { instance, index, abilities, counter }.encode();
         let seed = self.fresh_seed();
         let (initiation, noise) =
             Initiation::new(&self.local, &self.peers[peer], self.psk.as_ref(), seed, PROLOGUE, &payload);
@@ -224,7 +244,8 @@ impl Keyring {
         out: &mut Vec<u8>,
     ) -> bool {
         let index = self.fresh_index();
-        let reply = Payload { instance: self.instance, index, counter: 0 }.encode();
+        let (instance, abilities) = (self.instance, self.abilities);
+        let reply = Payload { instance, index, abilities, counter: 0 }.encode();
         let seed = self.fresh_seed();
         let peer_counter = self.peer_counter;
         let mut theirs = None;
@@ -253,6 +274,7 @@ impl Keyring {
             sealed: 0,
             initiator: false,
             peer_instance: theirs.instance,
+            peer_abilities: theirs.abilities,
             peer: answer.peer,
         });
         let start = out.len();
@@ -292,6 +314,7 @@ impl Keyring {
             sealed: 0,
             initiator: true,
             peer_instance: theirs.instance,
+            peer_abilities: theirs.abilities,
             peer,
         });
         Some(self.use_epoch(receiver, theirs.instance))
@@ -379,5 +402,31 @@ impl Keyring {
         self.epochs.clear();
         self.sending = None;
         self.peer_instance = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_payload_of_before_there_were_abilities_has_none_and_ours_counts_for_it() {
+        // Instance, index and a counter of 8 bytes, as the first appliances wrote and read them.
+        let of_before = |instance: u64, index: u32, counter: u64| {
+            [&instance.to_be_bytes()[..], &index.to_be_bytes(), &counter.to_be_bytes()].concat()
+        };
+        let read = Payload::decode(&of_before(7, 9, 12)).unwrap();
+        assert_eq!((read.instance, read.index, read.abilities, read.counter), (7, 9, 0, 12));
+        let counters = [1, 2, 300].map(|counter| {
+            let ours = Payload { instance: 7, index: 9, abilities: TAKES_REPAIR, counter }.encode();
+            let read = Payload::decode(&ours).unwrap();
+            assert_eq!((read.abilities, read.counter), (TAKES_REPAIR, counter));
+            assert_eq!(ours[..12], of_before(7, 9, 0)[..12]);
+            u64::from_be_bytes(ours[12..].try_into().unwrap())
+        });
+        assert!(counters.is_sorted(), "{counters:?}");
+        assert!(Payload::decode(&of_before(7, INDEX_MASK + 1, 1)).is_none());
+        assert!(Payload::decode(&of_before(7, 9, 1)[..19]).is_none());
+        assert!(Payload::decode(&[of_before(7, 9, 1), vec![1]].concat()).is_some(), "of later");
     }
 }

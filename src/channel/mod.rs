@@ -7,11 +7,14 @@ mod admission;
 mod chunk;
 mod drain;
 mod keyring;
+mod layout;
 mod log;
 mod pmtu;
 mod ranges;
 mod received;
+mod recovery;
 mod recv_stream;
+mod repair;
 mod ring;
 mod route;
 mod send_stream;
@@ -33,6 +36,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use self::admission::{Admission, Doorkeeper};
 use self::keyring::{Continuity, Keyring};
 use self::pmtu::MtuSearch;
+use self::repair::RepairSender;
 use self::route::{Move, Route};
 use self::session::Session;
 pub use self::stats::ChannelStats;
@@ -66,6 +70,9 @@ pub struct ChannelConfig {
     pub path_mtu: PathMtu,
     /// Whether the end of a burst may be sent twice where the path is long and lossy.
     pub tail_copies: bool,
+    /// Whether repair symbols may follow it there, if the peer knows them, and whether the peer may send some. Without,
+    /// this end is to the peer as one that does not know of them.
+    pub repair_symbols: bool,
     /// Who says how fast to send.
     pub rate: RateMode,
 }
@@ -382,8 +389,9 @@ impl Channel {
         let mtu = MtuSearch::new(now, self.config.path_mtu, self.is_ipv6());
         let even = self.keyring.opens_even();
         let tail = TailCopies::new(now, self.config.tail_copies);
+        let repair = RepairSender::new(now, self.config.repair_symbols, self.keyring.peer_takes_repair());
         let path = (mtu, self.wire_overhead());
-        self.session = Some(Session::new(now, even, path, self.config.rate, handshake_rtt, tail));
+        self.session = Some(Session::new(now, even, path, self.config.rate, handshake_rtt, (tail, repair)));
         self.heard = now;
         self.silent = false;
         self.initiate_at = None;

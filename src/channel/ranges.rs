@@ -96,6 +96,11 @@ impl RangeSet {
         self.ranges.range(..=value).next_back().is_some_and(|(_, &end)| end > value)
     }
 
+    /// Whether all of `range` is in the set.
+    pub(super) fn covers(&self, range: &Range<u64>) -> bool {
+        range.is_empty() || self.ranges.range(..=range.start).next_back().is_some_and(|(_, &end)| end >= range.end)
+    }
+
     /// The lowest range.
     pub(super) fn first(&self) -> Option<Range<u64>> {
         self.ranges.first_key_value().map(|(&start, &end)| start..end)

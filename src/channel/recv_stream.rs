@@ -1,5 +1,7 @@
 //! The peer's direction of a stream: reassembly and the credit we grant.
 
+use std::ops::Range;
+
 use super::chunk::ChunkPool;
 use super::ranges::RangeSet;
 use super::ring::ByteRing;
@@ -13,6 +15,10 @@ pub(super) const WINDOW_MAX: u64 = 512 << 20;
 #[derive(Debug)]
 pub(super) struct RecvStream {
     ring: ByteRing,
+    /// Everything below was read; the ring may keep some of it.
+    consumed: u64,
+    /// Bytes that were read and are kept, for repair symbols to be applied to.
+    keep: u64,
     received: RangeSet,
     /// One past the last byte, once known.
     end: Option<u64>,
@@ -33,6 +39,8 @@ impl RecvStream {
     pub(super) fn new() -> Self {
         RecvStream {
             ring: ByteRing::default(),
+            consumed: 0,
+            keep: 0,
             received: RangeSet::default(),
             end: None,
             contiguous: 0,
@@ -91,38 +99,39 @@ impl RecvStream {
     }
 
     pub(super) fn readable(&self) -> usize {
-        (self.contiguous - self.ring.base()) as usize
+        (self.contiguous - self.consumed) as usize
     }
 
     pub(super) fn peek(&self, out: &mut [u8]) -> usize {
         let len = out.len().min(self.readable());
-        self.ring.copy(self.ring.base(), &mut out[..len]);
+        self.ring.copy(self.consumed, &mut out[..len]);
         len
     }
 
     /// The next bytes where they lie.
     pub(super) fn peek_slices(&self, len: usize) -> (&[u8], &[u8]) {
-        self.ring.slices(self.ring.base(), len.min(self.readable()))
+        self.ring.slices(self.consumed, len.min(self.readable()))
     }
 
     /// Consumes bytes; at most what is readable.
     pub(super) fn consume(&mut self, pool: &mut ChunkPool, len: usize) {
-        self.ring.advance(pool, self.ring.base() + len.min(self.readable()) as u64);
+        self.consumed += len.min(self.readable()) as u64;
+        self.forget(pool);
     }
 
     /// Whether the end has been reached and everything consumed.
     pub(super) fn is_finished(&self) -> bool {
-        self.end == Some(self.ring.base())
+        self.end == Some(self.consumed)
     }
 
     /// Whether the peer should hear of what was consumed: it sizes its backlog by it.
     pub(super) fn has_news(&self) -> bool {
-        self.ring.base() > self.told
+        self.consumed > self.told
     }
 
     /// The credit to tell: consumed offset and limit.
     pub(super) fn credit(&mut self) -> (u64, u64) {
-        let consumed = self.ring.base();
+        let consumed = self.consumed;
         self.told = consumed;
         self.limit = self.limit.max(consumed + self.window);
         (consumed, self.limit)
@@ -152,7 +161,53 @@ impl RecvStream {
 
     /// Bytes consumed since the stream began.
     pub(super) fn consumed(&self) -> u64 {
+        self.consumed
+    }
+
+    /// Forgets what was read and need not be kept.
+    fn forget(&mut self, pool: &mut ChunkPool) {
+        let kept_from = self.consumed.saturating_sub(self.keep);
+        if kept_from > self.ring.base() {
+            self.ring.advance(pool, kept_from);
+        }
+    }
+
+    /// Whether bytes that were read are kept.
+    pub(super) fn keeps(&self) -> bool {
+        self.keep > 0
+    }
+
+    /// Keeps this many bytes that were read from now on.
+    pub(super) fn set_keep(&mut self, pool: &mut ChunkPool, keep: u64) {
+        self.keep = keep;
+        self.forget(pool);
+    }
+
+    /// Whether nothing has arrived since memory was last given back.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.ring.is_touched()
+    }
+
+    /// One past the last byte that may arrive.
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// Bytes below, if they have arrived, are not here any more.
+    pub(super) fn kept_from(&self) -> u64 {
         self.ring.base()
+    }
+
+    /// Whether all these bytes have arrived.
+    pub(super) fn has(&self, range: &Range<u64>) -> bool {
+        range.end <= self.contiguous || self.received.covers(&(range.start.max(self.contiguous)..range.end))
+    }
+
+    /// Bytes that are here.
+    pub(super) fn copy(&self, range: Range<u64>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.ring.append_to(range.start, (range.end - range.start) as usize, &mut bytes);
+        bytes
     }
 }
 

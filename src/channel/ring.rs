@@ -126,6 +126,11 @@ impl ByteRing {
         self.chunks.shrink_to_fit();
     }
 
+    /// Whether something was written since [`ByteRing::release_idle`] was last asked.
+    pub(super) fn is_touched(&self) -> bool {
+        self.touched
+    }
+
     /// Whether it holds no memory that could be given back.
     pub(super) fn is_resting(&self) -> bool {
         !self.touched && self.chunks.is_empty()

@@ -29,6 +29,8 @@ pub(super) struct SendStream {
     unacked: u64,
     /// Bytes the peer's end has taken out of the stream.
     consumed: u64,
+    /// Repair symbols were sent over bytes below this offset.
+    covered: u64,
     /// The peer takes bytes below this offset.
     limit: u64,
     finished: bool,
@@ -60,6 +62,25 @@ impl SendStream {
     /// Bytes the peer's end has taken out.
     pub(super) fn consumed(&self) -> u64 {
         self.consumed
+    }
+
+    /// Everything below is known to have arrived.
+    pub(super) fn unacked_from(&self) -> u64 {
+        self.ring.base()
+    }
+
+    /// Bytes sent before and not below [`SendStream::unacked_from`].
+    pub(super) fn copy_sent(&self, range: Range<u64>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        if range.start >= self.ring.base() && range.end <= self.next {
+            self.ring.append_to(range.start, (range.end - range.start) as usize, &mut bytes);
+        }
+        bytes
+    }
+
+    /// Repair symbols leave over bytes below `end`.
+    pub(super) fn on_covered(&mut self, end: u64) {
+        self.covered = self.covered.max(end);
     }
 
     /// Bytes that may still be written under the peer's credit.
@@ -167,9 +188,16 @@ impl SendStream {
     }
 
     /// The peer's credit; false where it contradicts what was written.
-    pub(super) fn on_credit(&mut self, consumed: u64, limit: u64) -> bool {
+    ///
+    /// What was consumed has arrived, whatever became of the datagrams that carried it: repair symbols gave it back. Where
+    /// there were none, acks say so in time.
+    pub(super) fn on_credit(&mut self, pool: &mut ChunkPool, consumed: u64, limit: u64) -> bool {
         if consumed > self.ring.end() {
             return false;
+        }
+        let arrived = consumed.min(self.covered);
+        if arrived > self.ring.base() {
+            self.on_acked(pool, self.ring.base()..arrived, false);
         }
         self.consumed = self.consumed.max(consumed);
         self.limit = self.limit.max(limit);
@@ -242,10 +270,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_peer_has_consumed_is_not_sent_again_where_symbols_covered_it() {
+        let mut stream = stream(&[0; 100]);
+        stream.next_segment(100);
+        stream.on_lost(10..60, false);
+        assert!(stream.on_credit(&mut ChunkPool::default(), 40, 1000));
+        assert_eq!(stream.unacked(), 100, "an ack will say so");
+        stream.on_covered(70);
+        assert!(stream.on_credit(&mut ChunkPool::default(), 50, 1000));
+        stream.on_lost(0..20, false);
+        let again = stream.next_segment(100).unwrap();
+        assert_eq!((again.offset, again.len, stream.unacked()), (50, 10, 50));
+        assert_eq!(stream.next_segment(100), None);
+    }
+
+    #[test]
     fn credit_beyond_what_was_written_is_refused() {
         let mut stream = stream(b"abc");
-        assert!(!stream.on_credit(4, 100));
-        assert!(stream.on_credit(3, 100));
+        let mut pool = ChunkPool::default();
+        assert!(!stream.on_credit(&mut pool, 4, 100));
+        assert!(stream.on_credit(&mut pool, 3, 100));
         assert_eq!((stream.backlog(), stream.credit()), (0, (1 << 20) - 3));
     }
 }

@@ -1,10 +1,13 @@
 //! One keyed life of the channel: streams, packets in flight, acks, rate. Plaintext payloads in and out.
 
+mod ends;
+
 use std::time::Duration;
 
 use super::drain::DrainMeter;
 use super::pmtu::{MtuCounters, MtuDatagram, MtuSearch};
 use super::received::{ACK_DELAY_MAX, Received};
+use super::repair::RepairSender;
 use super::sent::{SentFrame, SentPackets};
 use super::streams::Streams;
 use super::tail::TailCopies;
@@ -85,6 +88,9 @@ pub(super) struct Session {
     mtu: MtuSearch,
     restricted: bool,
     tail: TailCopies,
+    repair: RepairSender,
+    /// When the RTT last showed a queue.
+    queued_at: Option<Instant>,
     /// What waits to be sent is copies.
     copying: bool,
     /// What was sent before this number went another way: it says nothing of this path's RTT.
@@ -111,7 +117,7 @@ impl Session {
         (mtu, wire_overhead): (MtuSearch, u64),
         mode: RateMode,
         handshake_rtt: Option<Duration>,
-        tail: TailCopies,
+        (tail, repair): (TailCopies, RepairSender),
     ) -> Self {
         let mut rtt = RttEstimator::default();
         if let Some(sample) = handshake_rtt {
@@ -134,6 +140,8 @@ impl Session {
             mtu,
             restricted: false,
             tail,
+            repair,
+            queued_at: None,
             copying: false,
             path_began: 0,
             probes: 0,
@@ -227,6 +235,11 @@ impl Session {
             }
             Frame::Reset { stream, code } => self.streams.on_reset(stream, code),
             Frame::Close => return Ok(Some(Closed)),
+            Frame::Repair(_) | Frame::Symbol { .. } if !self.repair.takes() => return Err(Malformed),
+            Frame::Repair(repair) => self.streams.on_repair(repair).map_err(|_| Malformed)?,
+            Frame::Symbol { group, index, bytes } => {
+                self.streams.on_symbol(group, index, bytes).map_err(|_| Malformed)?;
+            }
             Frame::Stream { stream, offset_low, fin, bytes } => {
                 self.streams.on_stream(stream, offset_low, bytes, fin).map_err(|_| Malformed)?;
             }
@@ -235,6 +248,7 @@ impl Session {
     }
 
     fn on_ack(&mut self, (now, arrived): (Instant, Instant), ack: &wire::AckFrame<'_>) -> Result<(), Malformed> {
+        let own_loss = self.shows_own_loss(now);
         let (streams, delivery, counters) = (&mut self.streams, &mut self.delivery, &mut self.counters);
         let (mtu, tail) = (&mut self.mtu, &mut self.tail);
         let mut newest: Option<(u64, crate::rate::SendSnapshot)> = None;
@@ -261,7 +275,7 @@ impl Session {
             }
             if !probed {
                 mtu.on_acked(now, acked.number, acked.bytes as usize);
-                tail.on_settled(false);
+                tail.on_settled(false, own_loss);
             }
         });
         if !plausible {
@@ -284,6 +298,7 @@ impl Session {
     }
 
     fn detect_losses(&mut self, now: Instant, sample: Option<RateSample>, rtt: Option<Duration>) {
+        let own_loss = self.shows_own_loss(now);
         let (streams, counters, low_lost) = (&mut self.streams, &mut self.counters, &mut self.low_lost);
         let (mtu, tail) = (&mut self.mtu, &mut self.tail);
         let mut lost_bytes = 0;
@@ -300,7 +315,7 @@ impl Session {
                 }
             }
             mtu.on_lost(lost.number, lost.bytes as usize);
-            tail.on_settled(true);
+            tail.on_settled(true, own_loss);
             counters.datagrams_lost += 1;
             *low_lost += u64::from(lost.low);
             lost_bytes += lost.bytes;
@@ -407,7 +422,8 @@ impl Session {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let paced = (self.streams.has_ready() && !self.restricted && (self.probe_data_due || self.window_open()))
+        let waits = self.streams.has_ready() || self.repair.has_pending();
+        let paced = (waits && !self.restricted && (self.probe_data_due || self.window_open()))
             .then(|| if self.probe_data_due { Instant::ZERO } else { self.pacer.ready_at(u64::MAX) });
         let now_due = (self.ping_due || self.close_due > 0 || self.streams.has_resets()).then_some(Instant::ZERO);
         [
@@ -511,7 +527,7 @@ impl Session {
         if self.streams.has_credits() && self.credit_deadline.is_none() {
             self.credit_deadline = Some(now + ACK_DELAY_MAX);
         }
-        self.copy_tail(now);
+        self.protect_tail(now);
         let datagram = self.payload_max as u64 + self.wire_overhead;
         let wants_data = self.streams.has_ready() && !self.restricted;
         let open = self.window_open();
@@ -520,12 +536,14 @@ impl Session {
         self.was_busy = wants_data && open;
         let data = wants_data && ((open && paced) || self.probe_data_due);
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        let symbol =
+            self.repair.has_pending() && !wants_data && !self.restricted && open && paced && self.close_due == 0;
         let control = self.ping_due
             || self.close_due > 0
             || self.streams.has_resets()
             || due(self.received.deadline())
             || due(self.credit_deadline);
-        if !data && !control {
+        if !data && !control && !symbol {
             if !wants_data && open {
                 self.delivery.on_app_limited(ByteCount::new(self.sent.in_flight()));
             }
@@ -537,6 +555,7 @@ impl Session {
         if data {
             eliciting |= self.put_streams(now, limit, out);
         }
+        eliciting |= symbol && self.repair.put_symbol(limit - out.len(), self.payload_max, out);
         if std::mem::take(&mut self.ping_due) && !eliciting {
             wire::put_ping(out);
             eliciting = true;
@@ -564,35 +583,6 @@ impl Session {
         let low = data && self.law.is_below_path_rate();
         self.sent.on_sent(snapshot, wire_bytes, low, eliciting);
         Some(Payload { number })
-    }
-
-    /// When copies of the end of a burst are due.
-    fn tail_at(&self) -> Option<Instant> {
-        let idle = !self.streams.has_ready() && !self.restricted && self.window_open();
-        self.tail.poll_timeout(self.rtt.srtt()).filter(|_| idle)
-    }
-
-    /// Puts the end of a burst into line once more, when it is due and nothing else waits.
-    fn copy_tail(&mut self, now: Instant) {
-        if self.streams.has_ready() {
-            return;
-        }
-        self.copying = false;
-        if self.restricted || !self.window_open() {
-            return;
-        }
-        let streams = &mut self.streams;
-        self.tail.poll(now, self.rtt.srtt(), |frame| {
-            if let SentFrame::Stream { stream, offset, len, fin } = frame {
-                streams.on_stream_lost(stream, offset, u64::from(len), fin);
-            }
-        });
-        self.copying = self.streams.has_ready();
-    }
-
-    /// Stream bytes sent once more before they were missed.
-    pub(super) fn copied(&self) -> u64 {
-        self.tail.copied()
     }
 
     fn put_control(&mut self, now: Instant, limit: usize, out: &mut Vec<u8>) -> bool {
@@ -642,6 +632,8 @@ impl Session {
             self.streams.append_to(stream, &segment, out);
             if segment.retransmission {
                 self.counters.bytes_retransmitted += segment.len as u64;
+            } else {
+                self.note_new(now, (stream, segment.offset), segment.len, segment.fin);
             }
             // No datagram is longer than 65,535 bytes.
             let frame = SentFrame::Stream { stream, offset: segment.offset, len: segment.len as u16, fin: segment.fin };

@@ -43,6 +43,12 @@ pub struct ChannelStats {
     pub bytes_retransmitted: ByteCount,
     /// Of those, sent again before they were missed, because they were a burst's end on a long and lossy path.
     pub bytes_copied: ByteCount,
+    /// Repair symbols sent.
+    pub repair_symbols: u64,
+    /// Bytes of these.
+    pub bytes_repair: ByteCount,
+    /// Stream bytes that the peer's repair symbols gave back.
+    pub bytes_recovered: ByteCount,
     /// Datagrams dropped because they were malformed, forged, replayed or of another version.
     pub datagrams_refused: u64,
     /// Pacing credit lost because the appliance came too late for it, although there was something to send.
@@ -104,6 +110,9 @@ impl Channel {
             datagrams_lost_spuriously: ended.datagrams_lost_spuriously + live.datagrams_lost_spuriously,
             bytes_retransmitted: ByteCount::new(ended.bytes_retransmitted + live.bytes_retransmitted),
             bytes_copied: ByteCount::new(session.map_or(0, Session::copied)),
+            repair_symbols: session.map_or(0, |session| session.repair_sent().0),
+            bytes_repair: ByteCount::new(session.map_or(0, |session| session.repair_sent().1)),
+            bytes_recovered: ByteCount::new(session.map_or(0, |session| session.streams.recovered())),
             datagrams_refused: counters.datagrams_refused,
             pacing_credit_unused: session.map_or(ByteCount::ZERO, Session::unused_credit),
             phase: law.and_then(|law| law.phase()),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::chunk::ChunkPool;
 use super::ranges::RangeSet;
+use super::recovery::Recovery;
 use super::recv_stream::{self, RecvStream, Violation};
 use super::send_stream::{Segment, SendStream};
 use super::turns::{Share, Turns};
@@ -64,6 +65,13 @@ pub(super) struct Streams {
     seen: RangeSet,
     table: BTreeMap<StreamId, Stream>,
     pool: ChunkPool,
+    recovery: Recovery,
+    /// How long bytes that were read are still kept, in releases of idle memory.
+    keeping_time: u8,
+    /// Streams that keep some.
+    keeping: usize,
+    /// Bytes that repair symbols gave back.
+    recovered: u64,
     /// Streams with lost bytes: these go before all new ones.
     losing: VecDeque<StreamId>,
     turns: Turns,
@@ -94,6 +102,10 @@ impl Streams {
             seen: RangeSet::default(),
             table: BTreeMap::new(),
             pool: ChunkPool::default(),
+            recovery: Recovery::default(),
+            keeping_time: 0,
+            keeping: 0,
+            recovered: 0,
             losing: VecDeque::new(),
             turns: Turns::default(),
             credits: VecDeque::new(),
@@ -265,6 +277,8 @@ impl Streams {
         self.unacked -= stream.send.unacked();
         self.unsent -= stream.send.unsent();
         self.active -= stream.active();
+        self.keeping -= usize::from(stream.recv.keeps());
+        self.recovery.forget(id);
         stream.send.release(&mut self.pool);
         stream.recv.release(&mut self.pool);
         true
@@ -428,12 +442,16 @@ impl Streams {
             self.events.push_back(Event::Readable(id));
         }
         self.note_restless(id);
+        self.keep(id);
+        if self.recovery.has(id) {
+            self.recover(id)?;
+        }
         Ok(())
     }
 
     pub(super) fn on_credit(&mut self, id: StreamId, consumed: u64, limit: u64) -> Result<(), Violation> {
         let before = self.backlog;
-        let plausible = self.account(id, |stream, _| stream.send.on_credit(consumed, limit));
+        let plausible = self.account(id, |stream, pool| stream.send.on_credit(pool, consumed, limit));
         self.consumed += before - self.backlog;
         if let Some(stream) = self.table.get_mut(&id)
             && stream.awaited.is_some_and(|offset| offset <= consumed)
@@ -512,6 +530,7 @@ impl Streams {
 
     /// Takes memory back from streams that have rested since the last call.
     pub(super) fn release_idle(&mut self) {
+        self.release_kept();
         for id in &self.restless {
             if let Some(stream) = self.table.get_mut(id) {
                 stream.send.release_idle(&mut self.pool);
@@ -540,7 +559,7 @@ impl Streams {
 
     /// Bytes of memory all streams hold.
     pub(super) fn memory(&self) -> usize {
-        self.pool.held() + self.table.len() * size_of::<(StreamId, Stream)>()
+        self.pool.held() + self.recovery.bytes() + self.table.len() * size_of::<(StreamId, Stream)>()
     }
 
     /// How many streams there are.
@@ -548,6 +567,8 @@ impl Streams {
         self.table.len()
     }
 }
+
+mod repair;
 
 #[cfg(test)]
 mod tests;

@@ -13,10 +13,12 @@ use smallvec::SmallVec;
 use super::sent::SentFrame;
 use crate::units::Instant;
 
-/// Copies are this share of the stream bytes sent at most, in percent.
+/// Copies and repair symbols are this share of the stream bytes sent at most, in percent.
 const SHARE_PERCENT: u64 = 2;
-/// Share that a pause saves up at most, in bytes.
+/// Share that a pause saves up for copies at most, in bytes.
 const SAVED_MAX: u64 = 32 * 1024;
+/// The same for repair symbols.
+const SAVED_FOR_SYMBOLS_MAX: u64 = 64 * 1024;
 /// Below this RTT a probe is quick enough.
 const RTT_MIN: Duration = Duration::from_millis(20);
 /// Loss below this share, in permille, is not worth a copy.
@@ -33,13 +35,38 @@ const FIRST_TIME_MAX: usize = 2;
 /// pause of a busy sender.
 const DELAY_DIVISOR: u32 = 16;
 
+/// What is lost.
+#[derive(Debug, Default)]
+struct LossMeter {
+    settled: u64,
+    lost: u64,
+}
+
+impl LossMeter {
+    fn on_settled(&mut self, lost: bool) {
+        self.settled += 1;
+        self.lost += u64::from(lost);
+        if self.settled >= LOSS_WINDOW {
+            (self.settled, self.lost) = (self.settled / 2, self.lost / 2);
+        }
+    }
+
+    /// Whether that is enough to do something about.
+    fn counts(&self) -> bool {
+        self.lost >= LOSSES_MIN && self.lost * 1000 >= self.settled * LOSS_MIN_PERMILLE
+    }
+}
+
 /// What the last datagrams carried, and what may be sent again of it.
 #[derive(Debug)]
 pub(super) struct TailCopies {
     enabled: bool,
+    /// Hundredths of bytes that copies may take, and symbols: of one share, but a pause saves up less for copies.
     budget: u64,
-    settled: u64,
-    lost: u64,
+    budget_for_symbols: u64,
+    all: LossMeter,
+    /// Of all, what no queue lost.
+    own: LossMeter,
     /// Sent again already, oldest first.
     again: SmallVec<[SentFrame; WAITING_MAX]>,
     /// Sent once, oldest first.
@@ -54,8 +81,9 @@ impl TailCopies {
         TailCopies {
             enabled,
             budget: 0,
-            settled: 0,
-            lost: 0,
+            budget_for_symbols: 0,
+            all: LossMeter::default(),
+            own: LossMeter::default(),
             again: SmallVec::new(),
             once: SmallVec::new(),
             sent_at: now,
@@ -72,7 +100,9 @@ impl TailCopies {
     pub(super) fn on_sent(&mut self, now: Instant, frame: SentFrame, retransmission: bool) {
         let SentFrame::Stream { len, .. } = frame else { return };
         self.sent_at = now;
-        self.budget = (self.budget + u64::from(len) * SHARE_PERCENT).min(SAVED_MAX * 100);
+        let share = u64::from(len) * SHARE_PERCENT;
+        self.budget = (self.budget + share).min(SAVED_MAX * 100);
+        self.budget_for_symbols = (self.budget_for_symbols + share).min(SAVED_FOR_SYMBOLS_MAX * 100);
         if retransmission {
             if self.again.len() < WAITING_MAX {
                 self.again.push(frame);
@@ -85,26 +115,53 @@ impl TailCopies {
         }
     }
 
-    /// A datagram has arrived, or was lost.
-    pub(super) fn on_settled(&mut self, lost: bool) {
-        self.settled += 1;
-        self.lost += u64::from(lost);
-        if self.settled >= LOSS_WINDOW {
-            (self.settled, self.lost) = (self.settled / 2, self.lost / 2);
+    /// A datagram has arrived, or was lost. `own_loss`: its queue is not what the path loses by now.
+    pub(super) fn on_settled(&mut self, lost: bool, own_loss: bool) {
+        self.all.on_settled(lost);
+        if own_loss {
+            self.own.on_settled(lost);
         }
     }
 
-    fn pays(&self, srtt: Duration) -> bool {
-        self.enabled
-            && srtt >= RTT_MIN
-            && self.lost >= LOSSES_MIN
-            && self.lost * 1000 >= self.settled * LOSS_MIN_PERMILLE
+    /// Whether the end of a burst is worth symbols on such a path.
+    pub(super) fn pays_symbols(&self, srtt: Duration) -> bool {
+        srtt >= RTT_MIN && self.own.counts()
     }
 
     /// When the copies are due, if the queue is and stays empty.
     pub(super) fn poll_timeout(&self, srtt: Duration) -> Option<Instant> {
         let waiting = !self.again.is_empty() || !self.once.is_empty();
-        (waiting && self.pays(srtt)).then(|| self.sent_at + srtt / DELAY_DIVISOR)
+        (waiting && self.enabled && srtt >= RTT_MIN && self.all.counts()).then(|| self.sent_at + self.delay(srtt))
+    }
+
+    /// How long the queue has been empty when the end of a burst is protected.
+    pub(super) fn delay(&self, srtt: Duration) -> Duration {
+        srtt / DELAY_DIVISOR
+    }
+
+    /// The share of datagrams that the path loses.
+    pub(super) fn loss_share(&self) -> f64 {
+        self.own.lost as f64 / self.own.settled.max(1) as f64
+    }
+
+    /// Bytes that symbols may take.
+    pub(super) fn affordable(&self) -> u64 {
+        self.budget_for_symbols / 100
+    }
+
+    /// So many bytes of the share went into repair symbols.
+    pub(super) fn spend(&mut self, bytes: u64) {
+        self.spend_hundredths(bytes * 100);
+    }
+
+    fn spend_hundredths(&mut self, cost: u64) {
+        self.budget = self.budget.saturating_sub(cost);
+        self.budget_for_symbols = self.budget_for_symbols.saturating_sub(cost);
+    }
+
+    /// Repair symbols cover what was sent once.
+    pub(super) fn forget_once(&mut self) {
+        self.once.clear();
     }
 
     /// Hands over what is to be copied now, as far as the share allows; to be called with an empty queue only.
@@ -112,12 +169,12 @@ impl TailCopies {
         if self.poll_timeout(srtt).is_none_or(|at| at > now) {
             return;
         }
-        let waiting = self.again.drain(..).chain(self.once.drain(..).rev());
-        for frame in waiting {
+        let (again, once) = (std::mem::take(&mut self.again), std::mem::take(&mut self.once));
+        for frame in again.into_iter().chain(once.into_iter().rev()) {
             let SentFrame::Stream { len, .. } = frame else { continue };
             let cost = (u64::from(len) + 1) * 100;
             if cost <= self.budget {
-                self.budget -= cost;
+                self.spend_hundredths(cost);
                 self.copied += u64::from(len);
                 copy(frame);
             }
@@ -146,7 +203,7 @@ mod tests {
     }
 
     fn lossy(tail: &mut TailCopies, lost: u32, of: u32) {
-        (0..of).for_each(|at| tail.on_settled(at < lost));
+        (0..of).for_each(|at| tail.on_settled(at < lost, true));
     }
 
     #[test]

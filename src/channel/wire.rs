@@ -38,9 +38,33 @@
 //! RESET       05 | stream varint | code(2)
 //! CLOSE       06
 //! STREAM      08 + fin(1) + length present(2) | stream varint | offset, low 32 bits(4) | [length(2)] | bytes
+//! REPAIR      0c + fin(1) | group(2) | stream varint | offset, low 32 bits(4) | symbols(1) | runs(1) | (blocks varint | length(2))…
+//! SYMBOL      0e | group(2) | index(1) | symbol, to the datagram's end
 //! ```
+//!
+//! # Repair symbols
+//!
+//! REPAIR says what the symbols of a group are made over: the stream's bytes from `offset` on, cut into blocks, as runs
+//! of so many blocks of so many bytes. SYMBOL is one of the group's `symbols` symbols, counted from 0. A symbol is as long
+//! as the longest block, or one byte longer so that it is even; shorter blocks count as filled up with zeros. Which code
+//! it is, [`crate::fec`] says. `fin`: the stream ends with the last block. It says nothing of what follows.
+//!
+//! The head of a SYMBOL is no longer than that of a STREAM frame, so that blocks are the segments that were sent, and
+//! these fill their datagrams. REPAIR leaves in the datagrams of the symbols where there is room, otherwise alone, before
+//! the first and after the last; either may arrive without the other and in any order. Groups are numbered one after the
+//! other by who makes them, and begin anew after 65,535.
+//!
+//! Limits: 1 to 64 symbols, 1 to 8 runs of 1 block or more, 1024 blocks in all, 16,384 bytes each. What is beyond them,
+//! or contradicts what the same group said before, is malformed. The stream's credit holds for blocks as well.
+//!
+//! They came within version 1: an appliance that takes them says so in its handshake payload, which is
+//! `instance(8) | index(4) | abilities(1) | counter(7)`. Bit 0 of the abilities: takes REPAIR and SYMBOL. Before them, the
+//! counter had 8 bytes; its first was always 0, and whoever reads it so still finds it growing.
+//! To others REPAIR and SYMBOL are never sent; they would be malformed to them.
 
+use super::layout::{Layout, RUNS_MAX};
 use super::{ResetCode, StreamId};
+use crate::fec::{SYMBOLS_MAX, Shape};
 
 /// Versions of the wire format that are spoken, in handshake datagrams: our own, then the one before it (the first has
 /// none).
@@ -168,6 +192,30 @@ pub(super) enum Frame<'a> {
     Reset { stream: StreamId, code: ResetCode },
     Close,
     Stream { stream: StreamId, offset_low: u32, fin: bool, bytes: &'a [u8] },
+    Repair(RepairFrame),
+    Symbol { group: u16, index: u8, bytes: &'a [u8] },
+}
+
+/// What the symbols of a group are made over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RepairFrame {
+    pub(super) group: u16,
+    pub(super) stream: StreamId,
+    pub(super) offset_low: u32,
+    /// The stream ends with the last block.
+    pub(super) fin: bool,
+    /// How many symbols there are.
+    pub(super) symbols: u8,
+    /// Not empty.
+    pub(super) layout: Layout,
+}
+
+impl RepairFrame {
+    /// The code of the symbols.
+    pub(super) fn shape(&self) -> Shape {
+        let (blocks, len) = (self.layout.blocks(), self.layout.symbol_len());
+        Shape { blocks, symbols: usize::from(self.symbols), len }
+    }
 }
 
 /// The ranges of an ack, still encoded but checked.
@@ -270,8 +318,32 @@ impl<'a> Cursor<'a> {
                 let len = if kind & 2 != 0 { usize::from(self.u16()?) } else { self.rest.len() };
                 Frame::Stream { stream, offset_low, fin: kind & 1 != 0, bytes: self.take(len)? }
             }
+            kind @ 12..=13 => Frame::Repair(self.repair(kind & 1 != 0)?),
+            14 => {
+                let (group, index) = (self.u16()?, self.byte()?);
+                let bytes = self.take(self.rest.len())?;
+                let fits = usize::from(index) < SYMBOLS_MAX && bytes.len() <= Layout::SYMBOL_LEN_MAX;
+                (fits && !bytes.is_empty()).then_some(Frame::Symbol { group, index, bytes })?
+            }
             _ => return None,
         })
+    }
+
+    fn repair(&mut self, fin: bool) -> Option<RepairFrame> {
+        let (group, stream) = (self.u16()?, self.stream()?);
+        let offset_low = u32::from_be_bytes(self.take(4)?.try_into().ok()?);
+        let (symbols, runs) = (self.byte()?, self.byte()?);
+        if !(1..=SYMBOLS_MAX).contains(&usize::from(symbols)) || !(1..=RUNS_MAX).contains(&usize::from(runs)) {
+            return None;
+        }
+        let mut layout = Layout::default();
+        for _ in 0..runs {
+            let (count, len) = (u16::try_from(self.varint()?).ok()?, self.u16()?);
+            if !layout.push(count, len) {
+                return None;
+            }
+        }
+        Some(RepairFrame { group, stream, offset_low, fin, symbols, layout })
     }
 
     fn ack(&mut self) -> Option<AckFrame<'a>> {
@@ -390,6 +462,30 @@ pub(super) fn put_stream_head(stream: StreamId, offset: u64, fin: bool, length: 
     }
 }
 
+/// Appends a REPAIR frame.
+pub(super) fn put_repair(repair: &RepairFrame, out: &mut Vec<u8>) {
+    out.push(12 | u8::from(repair.fin));
+    out.extend_from_slice(&repair.group.to_be_bytes());
+    put_varint(u64::from(repair.stream.0), out);
+    out.extend_from_slice(&repair.offset_low.to_be_bytes());
+    out.extend_from_slice(&[repair.symbols, repair.layout.runs().len() as u8]);
+    for (count, len) in repair.layout.runs() {
+        put_varint(u64::from(*count), out);
+        out.extend_from_slice(&len.to_be_bytes());
+    }
+}
+
+/// Bytes a SYMBOL frame needs before its symbol.
+pub(super) const SYMBOL_HEAD_LEN: usize = 4;
+
+/// Appends a SYMBOL frame; it ends its datagram.
+pub(super) fn put_symbol(group: u16, index: u8, symbol: &[u8], out: &mut Vec<u8>) {
+    out.push(14);
+    out.extend_from_slice(&group.to_be_bytes());
+    out.push(index);
+    out.extend_from_slice(symbol);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -404,13 +500,20 @@ mod tests {
         put_reset(StreamId(70), ResetCode(513), &mut out);
         put_stream_head(StreamId(2), (7 << 32) + 5, false, Some(3), &mut out);
         out.extend_from_slice(b"abc");
+        let mut layout = Layout::default();
+        assert!(layout.push(200, 3) && layout.push(1, 2));
+        let repair = RepairFrame { group: 513, stream: StreamId(2), offset_low: 5, fin: true, symbols: 3, layout };
+        put_repair(&repair, &mut out);
+        let mut symbol = out.clone();
+        put_symbol(513, 2, b"code", &mut symbol);
         put_stream_head(StreamId(4), 6, true, None, &mut out);
         out.extend_from_slice(b"rest");
-        let mut cursor = Cursor::new(&out);
-        let mut frames = Vec::new();
-        while let Some(frame) = cursor.next_frame().unwrap() {
-            frames.push(frame);
-        }
+        let read = |bytes| {
+            let mut cursor = Cursor::new(bytes);
+            std::iter::from_fn(|| cursor.next_frame().unwrap()).collect::<Vec<_>>()
+        };
+        let frames = read(&out);
+        assert_eq!(read(&symbol).last(), Some(&Frame::Symbol { group: 513, index: 2, bytes: b"code" }));
         assert_eq!(
             frames,
             vec![
@@ -419,6 +522,7 @@ mod tests {
                 Frame::Credit { stream: StreamId(9), consumed: 1 << 40, limit: 1 << 41 },
                 Frame::Reset { stream: StreamId(70), code: ResetCode(513) },
                 Frame::Stream { stream: StreamId(2), offset_low: 5, fin: false, bytes: b"abc" },
+                Frame::Repair(repair),
                 Frame::Stream { stream: StreamId(4), offset_low: 6, fin: true, bytes: b"rest" },
             ]
         );

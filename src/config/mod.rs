@@ -149,6 +149,7 @@ impl Config {
             peer_address: channel.peer_address,
             path_mtu: channel.path_mtu,
             tail_copies: true,
+            repair_symbols: true,
             rate: channel.rate,
         });
         let engine =

@@ -112,6 +112,16 @@ fn write_channel(f: &mut fmt::Formatter<'_>, channel: &ChannelStatus) -> fmt::Re
             ),
         ],
         [
+            "repair".to_owned(),
+            format!(
+                "{} of tails copied, {} symbols of {}, {} given back by the peer's",
+                bytes(channel.bytes_copied),
+                channel.repair_symbols,
+                bytes(channel.bytes_repair),
+                bytes(channel.bytes_recovered)
+            ),
+        ],
+        [
             "peer".to_owned(),
             format!(
                 "moved {} times, {} handshakes, {} cookies",
@@ -243,6 +253,7 @@ channel: up, peer 198.51.100.2:47000
   path MTU  1500 bytes; probes 2, black holes 1
   sent      1.4 GB in 1000000 datagrams, 1012 lost (0.100 %), 12 falsely, 1.4 MB sent again
   received  1.5 MB in 20000 datagrams, 2 refused
+  repair    24.0 kB of tails copied, 16 symbols of 23.1 kB, 8.6 kB given back by the peer's
   peer      moved 1 times, 5 handshakes, 0 cookies
   waiting   1.4 MB in flight, 2.0 MB undelivered
 flows: 1 accelerated, 1 passing through

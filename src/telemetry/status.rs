@@ -90,6 +90,15 @@ pub struct ChannelStatus {
     /// Of `bytes_retransmitted`, sent before they were missed: a burst's end on a long and lossy path.
     #[serde(default)]
     pub bytes_copied: u64,
+    /// Repair symbols sent after the ends of bursts, where the path is long and lossy.
+    #[serde(default)]
+    pub repair_symbols: u64,
+    /// Bytes of these, with what describes them. With `bytes_copied` at most 2 % of the stream bytes sent.
+    #[serde(default)]
+    pub bytes_repair: u64,
+    /// Stream bytes that the peer's repair symbols gave back.
+    #[serde(default)]
+    pub bytes_recovered: u64,
     /// Times the peer has moved to another IP address.
     #[serde(default)]
     pub peer_moves: u64,
@@ -146,6 +155,9 @@ impl From<&ChannelStats> for ChannelStatus {
             path_mtu_probes: stats.path_mtu_probes,
             path_mtu_black_holes: stats.path_mtu_black_holes,
             bytes_copied: stats.bytes_copied.as_u64(),
+            repair_symbols: stats.repair_symbols,
+            bytes_repair: stats.bytes_repair.as_u64(),
+            bytes_recovered: stats.bytes_recovered.as_u64(),
             peer_moves: stats.peer_moves,
             initiations: stats.initiations,
             cookies_sent: stats.cookies_sent,
@@ -291,7 +303,10 @@ pub(super) mod tests {
                 path_mtu: 1500,
                 path_mtu_probes: 2,
                 path_mtu_black_holes: 1,
-                bytes_copied: 0,
+                bytes_copied: 24_000,
+                repair_symbols: 16,
+                bytes_repair: 23_100,
+                bytes_recovered: 8_600,
                 peer_moves: 1,
                 initiations: 5,
                 cookies_sent: 0,

@@ -12,6 +12,7 @@ use longhaul::units::{BitRate, ByteCount, Instant, Weight};
 use longhaul::wan::{Link, LinkStats, Outage};
 
 use crate::agenda::Agenda;
+use crate::bursts::Bursts;
 use crate::identity::End;
 use crate::machine::{Load, Machine};
 use crate::path::{DATAGRAM_OVERHEAD, PathSpec};
@@ -47,6 +48,8 @@ pub struct ChannelRun {
     pub greeting: Duration,
     /// Bytes of each stream; `None`: until the time is over.
     pub bytes: Option<u64>,
+    /// Streams from A are not written at once, but so.
+    pub bursts: Option<Bursts>,
     /// Length of the run.
     pub duration: Duration,
     /// Goodput is measured from here on (start-up is reported apart).
@@ -55,6 +58,8 @@ pub struct ChannelRun {
     pub rate: RateMode,
     /// Whether the end of a burst may be sent twice.
     pub tail_copies: bool,
+    /// Whether repair symbols may follow it, and each end knows of them.
+    pub repair_symbols: [bool; 2],
     /// How long both ends' datagrams may be.
     pub path_mtu: PathMtu,
     /// At these times the largest IP packet that the path carries (both directions) becomes another.
@@ -84,10 +89,12 @@ impl ChannelRun {
             back_opens_at: Duration::ZERO,
             greeting: Duration::ZERO,
             bytes: None,
+            bursts: None,
             duration: Duration::from_secs(10),
             settle: Duration::from_secs(5),
             rate: RateMode::default(),
             tail_copies: true,
+            repair_symbols: [true; 2],
             path_mtu: PathMtu::Fixed(1500),
             mtu_changes: Vec::new(),
             rate_changes: Vec::new(),
@@ -136,12 +143,16 @@ pub struct ChannelOutcome {
     pub per_stream: Vec<u64>,
     /// Delivered bytes of both directions by bins of 10 ms (A to B).
     pub bins: Vec<u64>,
+    /// When how much of a stream had been read at B, where it came in bursts.
+    pub reads: Vec<(Duration, u64)>,
     /// The longest wait that A's datagrams met, by the same bins.
     pub queue_bins: Vec<Duration>,
     /// The line from A to B.
     pub line: LinkStats,
     /// A's own counters at the end.
     pub stats: ChannelStats,
+    /// Those of B.
+    pub stats_b: ChannelStats,
     /// Steps of the simulation.
     pub steps: u64,
 }
@@ -216,6 +227,7 @@ struct Rig<'a> {
     transmit: Vec<u8>,
     chunk: Vec<u8>,
     bins: Vec<u64>,
+    reads: Vec<(Duration, u64)>,
     queue_bins: Vec<Duration>,
     back_after_settle: u64,
     after_settle: u64,
@@ -303,7 +315,7 @@ impl<'a> Rig<'a> {
         let side = |end: End| {
             let mut config = end.channel_config(run.path_mtu);
             config.rate = run.rate;
-            config.tail_copies = run.tail_copies;
+            (config.tail_copies, config.repair_symbols) = (run.tail_copies, run.repair_symbols[end.index()]);
             let mut line = lines[end.index()].clone();
             for (from, until) in &run.outages {
                 line.add_outage(Outage { from: Instant::ZERO + *from, until: Instant::ZERO + *until });
@@ -327,6 +339,7 @@ impl<'a> Rig<'a> {
         };
         let mut wakes =
             [run.opens_at, run.opens_at + run.greeting, run.back_opens_at].map(|at| Instant::ZERO + at).to_vec();
+        wakes.extend(run.bursts.iter().flat_map(|bursts| bursts.times()).map(|at| Instant::ZERO + at));
         wakes.sort_by_key(|&at| std::cmp::Reverse(at));
         let bins = (run.duration.as_nanos() / BIN.as_nanos()) as usize + 1;
         Rig {
@@ -339,6 +352,7 @@ impl<'a> Rig<'a> {
             transmit: Vec::new(),
             chunk: vec![0; CHUNK],
             bins: vec![0; bins],
+            reads: Vec::new(),
             queue_bins: vec![Duration::ZERO; bins],
             back_after_settle: 0,
             after_settle: 0,
@@ -485,9 +499,10 @@ impl<'a> Rig<'a> {
             loop {
                 let greeting = self.now < Instant::ZERO + self.run.opens_at + self.run.greeting;
                 let limit = self.run.bytes.unwrap_or(u64::MAX).min(if greeting { GREETING } else { u64::MAX });
-                let left = limit.saturating_sub(stream.written);
+                let due = self.run.bursts.map_or(u64::MAX, |bursts| bursts.written_by(self.now - Instant::ZERO));
+                let left = limit.min(due).saturating_sub(stream.written);
                 if left == 0 {
-                    if !stream.finished && !greeting {
+                    if !stream.finished && !greeting && limit <= due {
                         side.channel.finish(*id);
                         stream.finished = true;
                     }
@@ -526,6 +541,9 @@ impl<'a> Rig<'a> {
             if end == End::B {
                 let bin = ((now - Instant::ZERO).as_nanos() / BIN.as_nanos()) as usize;
                 self.bins[bin] += len as u64;
+                if self.run.bursts.is_some() {
+                    self.reads.push((now - Instant::ZERO, stream.consumed));
+                }
             }
             if now - Instant::ZERO >= self.run.settle {
                 *(if end == End::B { &mut self.after_settle } else { &mut self.back_after_settle }) += len as u64;
@@ -654,9 +672,11 @@ impl<'a> Rig<'a> {
             in_flight_max: a.in_flight_max,
             per_stream: b.incoming.values().map(|stream| stream.consumed).collect(),
             bins: self.bins,
+            reads: self.reads,
             queue_bins: self.queue_bins,
             line: a.line.stats(),
             stats,
+            stats_b: b.channel.stats(),
             steps,
         }
     }

@@ -5,6 +5,7 @@
 
 mod agenda;
 mod appliance;
+mod bursts;
 mod channel;
 mod channel_scenarios;
 mod channel_table;

@@ -15,6 +15,7 @@ pub fn channel_config(side: usize, peer: SocketAddr, path_mtu: PathMtu, rate: Ra
         peer_next_public_key: None,
         preshared_key: None,
         tail_copies: true,
+        repair_symbols: true,
         peer_address: Some(peer),
         path_mtu,
         rate,
