@@ -35,7 +35,7 @@ const FIRST_TIME_MAX: usize = 2;
 /// pause of a busy sender.
 const DELAY_DIVISOR: u32 = 16;
 
-/// What is lost.
+/// What is lost, but for what a queue lost.
 #[derive(Debug, Default)]
 struct LossMeter {
     settled: u64,
@@ -64,8 +64,6 @@ pub(super) struct TailCopies {
     /// Hundredths of bytes that copies may take, and symbols: of one share, but a pause saves up less for copies.
     budget: u64,
     budget_for_symbols: u64,
-    all: LossMeter,
-    /// Of all, what no queue lost.
     own: LossMeter,
     /// Sent again already, oldest first.
     again: SmallVec<[SentFrame; WAITING_MAX]>,
@@ -82,7 +80,6 @@ impl TailCopies {
             enabled,
             budget: 0,
             budget_for_symbols: 0,
-            all: LossMeter::default(),
             own: LossMeter::default(),
             again: SmallVec::new(),
             once: SmallVec::new(),
@@ -117,7 +114,6 @@ impl TailCopies {
 
     /// A datagram has arrived, or was lost. `own_loss`: its queue is not what the path loses by now.
     pub(super) fn on_settled(&mut self, lost: bool, own_loss: bool) {
-        self.all.on_settled(lost);
         if own_loss {
             self.own.on_settled(lost);
         }
@@ -131,7 +127,7 @@ impl TailCopies {
     /// When the copies are due, if the queue is and stays empty.
     pub(super) fn poll_timeout(&self, srtt: Duration) -> Option<Instant> {
         let waiting = !self.again.is_empty() || !self.once.is_empty();
-        (waiting && self.enabled && srtt >= RTT_MIN && self.all.counts()).then(|| self.sent_at + self.delay(srtt))
+        (waiting && self.enabled && srtt >= RTT_MIN && self.own.counts()).then(|| self.sent_at + self.delay(srtt))
     }
 
     /// How long the queue has been empty when the end of a burst is protected.
