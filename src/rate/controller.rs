@@ -322,6 +322,7 @@ impl Controller {
             self.join_drain(now);
         }
         self.rounds.on_lost(report.lost);
+        self.slices.on_lost(report.lost);
         self.lost_in_round |= report.lost > 0;
         self.low_acked += report.low_acked;
         self.low_lost += report.low_lost;

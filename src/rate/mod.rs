@@ -34,7 +34,8 @@
 //!   a queue, once it stands, shows the path's rate exactly.
 //! - *Loss.* Random loss is not congestion. It is measured on what was sent below the path's rate, and the pace is raised
 //!   by it: a link that loses 5 % delivers its full rate only when offered 1 / 0.95 of it.
-//! - *Acceleration* ends when two rounds, three under jitter, brought no growth while the path was offered more.
+//! - *Acceleration* ends when two rounds, three under jitter, brought no growth while the path was offered more, and with
+//!   the first quarter of an RTT that shows a queue that overflows.
 //! - *Lateness* is made up for by the pacer within bounds; a probe by a late sender is the stronger for it.
 //!
 //! # The operator's rate

@@ -77,7 +77,9 @@ def cells(rows):
             yield row, wanted, measured, row["goodput_mbps"] >= best["goodput_mbps"] * (1 - NOISE)
         if "bbr" in others and None not in (row["standing_queue_ms"], others["bbr"]["standing_queue_ms"]):
             queue, theirs = row["standing_queue_ms"], others["bbr"]["standing_queue_ms"]
-            yield row, "standing queue below BBR's", f"{queue:.2f} ms; `bbr` {theirs:.2f}", queue <= theirs + QUEUE_NOISE_MS
+            # Who leaves a part of the link unused has no queue.
+            at = f" at {others['bbr']['of_ceiling']:.0%} of the ceiling"
+            yield row, "standing queue below BBR's", f"{queue:.2f} ms; `bbr` {theirs:.2f}{at}", queue <= theirs + QUEUE_NOISE_MS
         bound, again = loss / 100 + RESENT_EXTRA, row["retransmitted"]
         yield row, f"sent again at most {bound * 100:g} %", f"{again * 100:.2f} %", again <= bound
         if jitter == 3:

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{BEHIND, Controller, DRAIN_GAIN, FALL, FOREIGN_QUEUE_ROUNDS, LOSS_KNOWN, MEAN_ROUNDS, OVERFLOW_MIN, Phase};
+use super::{
+    BEHIND, Controller, DRAIN_GAIN, FALL, FOREIGN_QUEUE_ROUNDS, LOSS_KNOWN, MEAN_ROUNDS, OVERFLOW_MIN, Phase,
+    START_FALL,
+};
 use crate::rate::contest::Contest;
 use crate::rate::queue::NOISY_ROUNDS;
 use crate::rate::rounds::{RoundRtt, Span};
@@ -90,12 +93,26 @@ impl Controller {
     pub(super) fn on_slice(&mut self, now: Instant) {
         let Some(rtt) = self.slices.take_rtt() else { return };
         self.slice_rise = rtt.min.saturating_sub(self.queue.min_rtt());
+        if self.phase == Phase::Accelerate && !self.is_short() {
+            self.on_slice_accelerating(now);
+            return;
+        }
         if !matches!(self.phase, Phase::Cruise | Phase::Up | Phase::Down) || self.contest.is_some() {
             return;
         }
         // Delay that varies by itself hurries and holds back single slices.
         if self.queue.is_quiet() && self.slice_rise >= self.deep_queue() {
             self.follow_down(now, self.slices.last(SLOWER_SLICES), self.slices.best(1, SLOWER_SLICES));
+        }
+    }
+
+    /// What acceleration sends once the queue overflows is lost, so that every quarter of an RTT counts.
+    fn on_slice_accelerating(&mut self, now: Instant) {
+        let Some(span) = self.slices.last(1) else { return };
+        if self.is_lossy(&span, OVERFLOW_MIN) && self.slice_rise > self.full_queue() {
+            let delivered = self.slices.best(1, 2).unwrap_or(span.delivered);
+            self.fall_to(delivered, START_FALL);
+            self.enter(now, Phase::Drain, DRAIN_GAIN);
         }
     }
 
