@@ -469,6 +469,8 @@ impl Session {
         self.law = Law::new(mode, ByteCount::new(self.mtu.current() as u64), now, self.rtt.srtt());
         self.pacer.set_rate(now, self.law.pacing_rate(), self.rtt.srtt());
         self.path_began = self.sent.next_number();
+        self.tail.on_new_path();
+        self.queued_at = None;
     }
 
     /// While restricted, no stream bytes leave and no probes of the path: the peer's address is not proven.
