@@ -400,10 +400,7 @@ impl Channel {
 
     fn end_session(&mut self, reason: DownReason) {
         if let Some(session) = self.session.take() {
-            let (ended, last) = (&mut self.counters.ended, session.counters);
-            ended.datagrams_lost += last.datagrams_lost;
-            ended.datagrams_lost_spuriously += last.datagrams_lost_spuriously;
-            ended.bytes_retransmitted += last.bytes_retransmitted;
+            self.counters.ended += session.counters();
             let mtu = session.path_mtu().1;
             self.counters.mtu_ended.probes += mtu.probes;
             self.counters.mtu_ended.black_holes += mtu.black_holes;
