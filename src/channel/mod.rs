@@ -1,4 +1,5 @@
-//! Reliable streams to the peer over datagrams: wire format, acks, loss, retransmission, credit, liveness.
+//! Reliable streams to the peer over datagrams: wire format, acks, loss, retransmission, repair symbols, credit,
+//! liveness.
 //!
 //! One [`Channel`] speaks to one peer. It does no I/O: datagrams, time and a seed go in; datagrams, events and the
 //! next deadline come out. After every input drain [`Channel::poll_event`] and [`Channel::poll_transmit`].
