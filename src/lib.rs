@@ -26,7 +26,7 @@
 //! | 1 | [`frame`] | bytes to a checked view; flow keys; the virtio-net header | etherparse |
 //! | 1 | [`codec`] | one block to bytes and back; when to stop compressing | lz4_flex, zstd |
 //! | 1 | [`crypto`] | handshake, seal and open, replay window | snow, ring, base64 |
-//! | 1 | [`fec`] | source blocks to repair symbols and back | reed-solomon-simd |
+//! | 1 | [`fec`] | blocks of bytes to repair symbols and back | reed-solomon-simd |
 //! | 1 | [`rate`] | RTT, delivery rate, pacer, rate controller | |
 //! | 1 | [`wan`] | the emulated path: what a link does to each segment | rand_pcg |
 //! | 2 | [`rules`] | ordered rules to a verdict for a flow key | ipnet |

@@ -10,6 +10,13 @@ use crate::fec::BLOCKS_MAX;
 pub(super) const RUNS_MAX: usize = 8;
 /// Blocks are no longer than a datagram.
 const BLOCK_LEN_MAX: u16 = 16 * 1024;
+/// Bytes of all blocks at most, each filled up to a symbol's length: so many are gone through to compute symbols or
+/// blocks, and nothing else is done meanwhile. A long block among many short ones would come to much more than they are.
+const FILLED_MAX: usize = 512 * 1024;
+
+fn symbol_len(block_len: u16) -> usize {
+    usize::from(block_len).next_multiple_of(2)
+}
 
 /// Blocks one after the other: runs of equal length.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,7 +31,10 @@ impl Layout {
 
     /// Adds blocks; false, and nothing is changed, where that is more than a layout takes.
     pub(super) fn push(&mut self, count: u16, len: u16) -> bool {
-        if count == 0 || len == 0 || len > BLOCK_LEN_MAX || self.blocks() + usize::from(count) > BLOCKS_MAX {
+        let blocks = self.blocks() + usize::from(count);
+        let symbol_len = self.symbol_len().max(symbol_len(len));
+        let refused = count == 0 || len == 0 || len > BLOCK_LEN_MAX;
+        if refused || blocks > BLOCKS_MAX || blocks * symbol_len > FILLED_MAX {
             return false;
         }
         let is_full = self.runs.len() == RUNS_MAX;
@@ -52,7 +62,7 @@ impl Layout {
 
     /// Bytes of a symbol over them: as many as the longest has, or one more to be even.
     pub(super) fn symbol_len(&self) -> usize {
-        self.runs.iter().map(|(_, len)| usize::from(*len).next_multiple_of(2)).max().unwrap_or(0)
+        self.runs.iter().map(|(_, len)| symbol_len(*len)).max().unwrap_or(0)
     }
 
     /// The stretches of the stream that the blocks are, where the first begins at `offset`.
@@ -83,5 +93,15 @@ mod tests {
         assert!(!long.push(1, 5), "too many runs");
         assert!(!layout.push(BLOCKS_MAX as u16, 1001), "too many blocks");
         assert_eq!(layout.blocks(), 4);
+    }
+
+    #[test]
+    fn short_blocks_beside_a_long_one_count_as_long_as_it_is() {
+        let mut layout = Layout::default();
+        let most = (FILLED_MAX / usize::from(BLOCK_LEN_MAX)) as u16;
+        assert!(layout.push(most - 1, 1) && layout.push(1, BLOCK_LEN_MAX));
+        assert!(!layout.push(1, 1), "one too many");
+        let mut short = Layout::default();
+        assert!(short.push(BLOCKS_MAX as u16 - 1, 100) && !short.push(1, 1400), "too long for so many");
     }
 }

@@ -1,4 +1,5 @@
-//! Reliable streams to the peer over datagrams: wire format, acks, loss, retransmission, credit, liveness.
+//! Reliable streams to the peer over datagrams: wire format, acks, loss, retransmission, repair symbols, credit,
+//! liveness.
 //!
 //! One [`Channel`] speaks to one peer. It does no I/O: datagrams, time and a seed go in; datagrams, events and the
 //! next deadline come out. After every input drain [`Channel::poll_event`] and [`Channel::poll_transmit`].
@@ -400,10 +401,7 @@ impl Channel {
 
     fn end_session(&mut self, reason: DownReason) {
         if let Some(session) = self.session.take() {
-            let (ended, last) = (&mut self.counters.ended, session.counters);
-            ended.datagrams_lost += last.datagrams_lost;
-            ended.datagrams_lost_spuriously += last.datagrams_lost_spuriously;
-            ended.bytes_retransmitted += last.bytes_retransmitted;
+            self.counters.ended += session.counters();
             let mtu = session.path_mtu().1;
             self.counters.mtu_ended.probes += mtu.probes;
             self.counters.mtu_ended.black_holes += mtu.black_holes;

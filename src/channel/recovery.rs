@@ -113,11 +113,15 @@ impl Recovery {
 
     fn end(&mut self, place: usize) {
         if let Some(group) = self.groups.remove(place) {
-            if self.over.len() == OVER_MAX {
-                self.over.pop_front();
-            }
-            self.over.push_back(group.number);
+            self.note_over(group.number);
         }
+    }
+
+    fn note_over(&mut self, number: u16) {
+        if self.over.len() == OVER_MAX {
+            self.over.pop_front();
+        }
+        self.over.push_back(number);
     }
 
     /// Takes what a group is made over, `offset` being that of its first block, whole. `None` where it contradicts what
@@ -169,10 +173,10 @@ impl Recovery {
 
     /// Forgets a group that is of no use.
     pub(super) fn drop_group(&mut self, number: u16) {
-        if self.group(number).is_some()
-            && let Some(place) = self.groups.iter().position(|group| group.number == number)
-        {
+        if let Some(place) = self.groups.iter().position(|group| group.number == number) {
             self.end(place);
+        } else if !self.over.contains(&number) {
+            self.note_over(number);
         }
     }
 
@@ -201,5 +205,23 @@ impl Recovery {
             }
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_of_no_use_takes_no_other_s_place_and_nothing_late_of_it_is_kept() {
+        let mut recovery = Recovery::default();
+        for number in 0..GROUPS_MAX as u16 {
+            assert_eq!(recovery.on_symbol(number, 0, &[1; 100]), Some(None));
+        }
+        recovery.drop_group(100);
+        assert_eq!(recovery.on_symbol(100, 0, &[1; 100]), Some(None));
+        assert_eq!(recovery.bytes(), GROUPS_MAX * 100);
+        recovery.drop_group(0);
+        assert_eq!(recovery.bytes(), (GROUPS_MAX - 1) * 100);
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::StreamId;
-use super::layout::{Layout, RUNS_MAX};
+use super::layout::Layout;
 use super::tail::TailCopies;
 use super::wire::{self, RepairFrame, SYMBOL_HEAD_LEN};
 use crate::fec::{BLOCKS_MAX, SYMBOLS_MAX, encode};
@@ -61,13 +61,9 @@ impl Group {
         while self.start < unacked && !self.lens.is_empty() {
             self.pop_front();
         }
-        let mut runs = 0;
-        let mut later = None;
-        let describable = self.lens.iter().rev().take_while(|len| {
-            runs += usize::from(later.replace(**len) != Some(**len));
-            runs <= RUNS_MAX
-        });
-        let describable = describable.count();
+        // The same blocks backwards are as many, in as many runs.
+        let mut backwards = Layout::default();
+        let describable = self.lens.iter().rev().take_while(|len| backwards.push(1, **len)).count();
         while self.lens.len() > describable {
             self.pop_front();
         }
@@ -299,6 +295,7 @@ fn more_lost_than(symbols: usize, all: usize, loss: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::layout::RUNS_MAX;
     use super::*;
 
     #[test]

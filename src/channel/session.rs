@@ -1,9 +1,11 @@
 //! One keyed life of the channel: streams, packets in flight, acks, rate. Plaintext payloads in and out.
 
+mod counters;
 mod ends;
 
 use std::time::Duration;
 
+pub(super) use self::counters::SessionCounters;
 use super::drain::DrainMeter;
 use super::pmtu::{MtuCounters, MtuDatagram, MtuSearch};
 use super::received::{ACK_DELAY_MAX, Received};
@@ -57,14 +59,6 @@ pub(super) struct Payload {
     pub(super) number: u64,
 }
 
-/// Counters of a session.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct SessionCounters {
-    pub(super) datagrams_lost: u64,
-    pub(super) datagrams_lost_spuriously: u64,
-    pub(super) bytes_retransmitted: u64,
-}
-
 /// The peer closed the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Closed;
@@ -73,7 +67,7 @@ pub(super) struct Closed;
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) streams: Streams,
-    pub(super) counters: SessionCounters,
+    counters: SessionCounters,
     sent: SentPackets,
     received: Received,
     rtt: RttEstimator,
@@ -469,6 +463,8 @@ impl Session {
         self.law = Law::new(mode, ByteCount::new(self.mtu.current() as u64), now, self.rtt.srtt());
         self.pacer.set_rate(now, self.law.pacing_rate(), self.rtt.srtt());
         self.path_began = self.sent.next_number();
+        self.tail.on_new_path();
+        self.queued_at = None;
     }
 
     /// While restricted, no stream bytes leave and no probes of the path: the peer's address is not proven.

@@ -45,7 +45,7 @@ pub struct ChannelStats {
     pub bytes_copied: ByteCount,
     /// Repair symbols sent.
     pub repair_symbols: u64,
-    /// Bytes of these.
+    /// Bytes of these, with what describes them.
     pub bytes_repair: ByteCount,
     /// Stream bytes that the peer's repair symbols gave back.
     pub bytes_recovered: ByteCount,
@@ -87,8 +87,9 @@ impl Channel {
     /// Counters and gauges.
     pub fn stats(&self) -> ChannelStats {
         let session = self.session.as_ref();
-        let live = session.map(|session| session.counters).unwrap_or_default();
-        let (counters, ended) = (&self.counters, &self.counters.ended);
+        let counters = &self.counters;
+        let mut all = counters.ended;
+        all += session.map(Session::counters).unwrap_or_default();
         let law = session.map(Session::law);
         let rtt = session.map(Session::rtt).filter(|rtt| rtt.is_measured());
         let admission = self.doorkeeper.counters();
@@ -106,13 +107,13 @@ impl Channel {
             datagrams_received: counters.datagrams_received,
             bytes_sent: ByteCount::new(counters.bytes_sent),
             bytes_received: ByteCount::new(counters.bytes_received),
-            datagrams_lost: ended.datagrams_lost + live.datagrams_lost,
-            datagrams_lost_spuriously: ended.datagrams_lost_spuriously + live.datagrams_lost_spuriously,
-            bytes_retransmitted: ByteCount::new(ended.bytes_retransmitted + live.bytes_retransmitted),
-            bytes_copied: ByteCount::new(session.map_or(0, Session::copied)),
-            repair_symbols: session.map_or(0, |session| session.repair_sent().0),
-            bytes_repair: ByteCount::new(session.map_or(0, |session| session.repair_sent().1)),
-            bytes_recovered: ByteCount::new(session.map_or(0, |session| session.streams.recovered())),
+            datagrams_lost: all.datagrams_lost,
+            datagrams_lost_spuriously: all.datagrams_lost_spuriously,
+            bytes_retransmitted: ByteCount::new(all.bytes_retransmitted),
+            bytes_copied: ByteCount::new(all.bytes_copied),
+            repair_symbols: all.repair_symbols,
+            bytes_repair: ByteCount::new(all.bytes_repair),
+            bytes_recovered: ByteCount::new(all.bytes_recovered),
             datagrams_refused: counters.datagrams_refused,
             pacing_credit_unused: session.map_or(ByteCount::ZERO, Session::unused_credit),
             phase: law.and_then(|law| law.phase()),

@@ -459,6 +459,8 @@ impl Streams {
             stream.awaited = None;
             self.events.push_back(Event::Writable(id));
         }
+        // What symbols gave back is not acknowledged any more.
+        self.retire(id);
         match plausible {
             Some(false) => Err(Violation),
             _ => Ok(()),

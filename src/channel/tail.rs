@@ -119,6 +119,11 @@ impl TailCopies {
         }
     }
 
+    /// The path is another: what it loses is not known.
+    pub(super) fn on_new_path(&mut self) {
+        self.own = LossMeter::default();
+    }
+
     /// Whether the end of a burst is worth symbols on such a path.
     pub(super) fn pays_symbols(&self, srtt: Duration) -> bool {
         srtt >= RTT_MIN && self.own.counts()
@@ -225,6 +230,8 @@ mod tests {
         lossy(&mut tail, 30, 30);
         assert_eq!(tail.poll_timeout(Duration::from_millis(5)), None);
         assert!(tail.poll_timeout(SRTT).is_some());
+        tail.on_new_path();
+        assert_eq!(tail.poll_timeout(SRTT), None, "another path");
     }
 
     #[test]

@@ -54,8 +54,9 @@
 //! the first and after the last; either may arrive without the other and in any order. Groups are numbered one after the
 //! other by who makes them, and begin anew after 65,535.
 //!
-//! Limits: 1 to 64 symbols, 1 to 8 runs of 1 block or more, 1024 blocks in all, 16,384 bytes each. What is beyond them,
-//! or contradicts what the same group said before, is malformed. The stream's credit holds for blocks as well.
+//! Limits: 1 to 64 symbols, 1 to 8 runs of 1 block or more, 1024 blocks in all, 16,384 bytes each, and blocks times the
+//! length of a symbol 524,288 bytes. What is beyond them, or contradicts what the same group said before, is malformed.
+//! The stream's credit holds for blocks as well.
 //!
 //! They came within version 1: an appliance that takes them says so in its handshake payload, which is
 //! `instance(8) | index(4) | abilities(1) | counter(7)`. Bit 0 of the abilities: takes REPAIR and SYMBOL. Before them, the

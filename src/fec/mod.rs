@@ -1,4 +1,7 @@
-//! Source blocks to repair symbols and back (RFC 5052 calls both source and repair symbols).
+//! Blocks to repair symbols and back.
+//!
+//! A block is what RFC 6363 section 2 calls a source symbol; its name here is another because it may be shorter than a
+//! symbol. All blocks that symbols are made over are that section's source block.
 //!
 //! The code is systematic and, with enough symbols, perfect: any `k` of `k` blocks and their symbols give all blocks. One
 //! symbol alone is the blocks' exclusive or; several are of the Reed-Solomon code over GF(2^16) of the crate
@@ -20,7 +23,7 @@ pub const SYMBOLS_MAX: usize = 64;
 /// How many blocks and symbols there are, and how long a symbol is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Shape {
-    /// Source blocks, at most [`BLOCKS_MAX`].
+    /// Blocks, at most [`BLOCKS_MAX`].
     pub blocks: usize,
     /// Repair symbols, at most [`SYMBOLS_MAX`].
     pub symbols: usize,

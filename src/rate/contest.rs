@@ -49,7 +49,7 @@ impl Contest {
     }
 
     /// Takes a round: its RTT, the queue in it, the least change of it that means something, whether anything was lost
-    /// and whether more than the path loses by itself. True when the window has shrunk.
+    /// and whether more than the path loses by itself.
     pub(super) fn on_round(
         &mut self,
         now: Instant,
@@ -58,7 +58,7 @@ impl Contest {
         change: Duration,
         lost: bool,
         overflows: bool,
-    ) -> bool {
+    ) {
         self.rounds += 1;
         self.loss_free = if lost { 0 } else { self.loss_free.saturating_add(1) };
         if self.rounds <= SETTLE_ROUNDS {
@@ -74,18 +74,57 @@ impl Contest {
             self.additive = self.window;
             self.since = now;
             self.rounds = 0;
-            return true;
+            return;
         }
         let since = (now - self.since).as_secs_f64() + rtt.as_secs_f64();
         let k = ((self.window_max - self.start).max(0.0) / C).cbrt();
         let cubic = C * (since - k).powi(3) + self.window_max;
         self.additive += 3.0 * (1.0 - BETA) / (1.0 + BETA);
         self.window = cubic.max(self.additive).clamp(self.window, 1.5 * self.window);
-        false
     }
 
     /// Datagrams that may be in flight.
     pub(super) fn window(&self) -> f64 {
         self.window
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RTT: Duration = Duration::from_millis(50);
+    const CHANGE: Duration = Duration::from_millis(3);
+
+    /// Rounds `from..until`, with this queue and these losses in each.
+    fn rounds(contest: &mut Contest, from: u32, until: u32, queue: Duration, lost: bool, overflows: bool) {
+        for number in from..until {
+            contest.on_round(Instant::ZERO + RTT * number, RTT, queue, CHANGE, lost, overflows);
+        }
+    }
+
+    #[test]
+    fn the_window_comes_back_to_where_it_was_reduced_and_goes_on() {
+        let mut contest = Contest::new(Instant::ZERO, 1000.0);
+        rounds(&mut contest, 0, SETTLE_ROUNDS, RTT, false, false);
+        let before = contest.window();
+        rounds(&mut contest, SETTLE_ROUNDS, SETTLE_ROUNDS + 1, RTT, true, true);
+        assert!((contest.window() - before * BETA).abs() < 1.0, "{} after {before}", contest.window());
+        // K of RFC 9438 section 4.2 is 9.1 s here.
+        rounds(&mut contest, 5, 150, RTT, false, false);
+        assert!(contest.window() < before, "{} before K", contest.window());
+        rounds(&mut contest, 150, 300, RTT, false, false);
+        assert!(contest.window() > before, "{} after K", contest.window());
+    }
+
+    #[test]
+    fn a_queue_that_shrinks_after_a_loss_is_an_answer_and_one_that_shrinks_without_is_none() {
+        for lost in [false, true] {
+            let mut contest = Contest::new(Instant::ZERO, 100.0);
+            rounds(&mut contest, 0, 6, RTT, lost, false);
+            let before = contest.window();
+            rounds(&mut contest, 6, 7, RTT / 2, false, false);
+            assert_eq!(contest.window() < before, lost, "{} after {before}", contest.window());
+        }
     }
 }

@@ -383,7 +383,7 @@ impl Controller {
                 self.standing_from = self.rate;
             }
             if self.contest.is_some() {
-                self.contend(now, &span, rtt);
+                self.contend(now, &span, rtt, app_limited);
             }
         }
         let settled = matches!(self.phase, Phase::Cruise | Phase::Up | Phase::Down);

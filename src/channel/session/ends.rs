@@ -49,16 +49,6 @@ impl Session {
         self.copying = self.streams.has_ready();
     }
 
-    /// Stream bytes sent once more before they were missed.
-    pub(in super::super) fn copied(&self) -> u64 {
-        self.tail.copied()
-    }
-
-    /// Repair symbols sent, and their bytes.
-    pub(in super::super) fn repair_sent(&self) -> (u64, u64) {
-        self.repair.sent()
-    }
-
     /// Stream bytes left for the first time.
     pub(super) fn note_new(&mut self, now: Instant, from: (StreamId, u64), len: usize, fin: bool) {
         // A symbol may be a byte longer than the longest block, and its head is no longer than that of a segment.

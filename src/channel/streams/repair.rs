@@ -50,6 +50,7 @@ impl Streams {
     /// Computes what the symbols of a stream give, and takes it as if it had arrived.
     pub(super) fn recover(&mut self, id: StreamId) -> Result<(), Violation> {
         let Some(stream) = self.table.get_mut(&id) else { return Ok(()) };
+        let mut gave = false;
         while let Some(blocks) = self.recovery.recover(id, &stream.recv) {
             for (offset, bytes) in blocks {
                 self.recovered += bytes.len() as u64;
@@ -58,6 +59,10 @@ impl Streams {
                     self.events.push_back(Event::Readable(id));
                 }
             }
+            gave = true;
+        }
+        if gave {
+            self.note_restless(id);
         }
         Ok(())
     }
@@ -79,6 +84,8 @@ impl Streams {
     pub(super) fn release_kept(&mut self) {
         self.keeping_time = self.keeping_time.saturating_sub(1);
         if self.keeping == 0 {
+            // There may be symbols that have not heard what they are made over.
+            self.recovery.clear();
             return;
         }
         let mut moved = false;
@@ -337,5 +344,31 @@ mod tests {
         assert_eq!(peer.keeping, 1, "it moved");
         peer.release_idle();
         assert_eq!((peer.keeping, peer.recovery.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn symbols_that_never_hear_what_they_are_made_over_are_given_back() {
+        let mut peer = Streams::new(false);
+        peer.on_symbol(0, 0, &[1; 1000]).unwrap();
+        assert_eq!(peer.recovery.bytes(), 1000);
+        peer.release_idle();
+        assert_eq!(peer.recovery.bytes(), 0);
+    }
+
+    #[test]
+    fn memory_of_a_stream_that_came_by_symbols_alone_is_given_back() {
+        let (id, segments, symbols) = sent(&[9; 500], 2 * CUT);
+        assert_eq!(segments.len(), 1);
+        let mut peer = Streams::new(false);
+        assert_eq!(feed(&mut peer, &symbols[0]), Ok(1));
+        let mut got = Vec::new();
+        read(&mut peer, id, &mut got);
+        assert_eq!((got, peer.recovered()), (vec![9; 500], 500));
+        assert!(peer.pool.held() > 0);
+        for _ in 0..6 {
+            peer.release_idle();
+            peer.widen_windows();
+        }
+        assert_eq!((peer.pool.held(), peer.keeping), (0, 0));
     }
 }

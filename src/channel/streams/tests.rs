@@ -143,6 +143,23 @@ fn a_stream_ends_when_both_directions_have() {
 }
 
 #[test]
+fn a_stream_ends_also_where_credit_says_that_symbols_gave_back_the_last_of_it() {
+    let mut streams = Streams::new(true);
+    let id = streams.open().unwrap();
+    streams.write(id, &[0; 100]);
+    streams.finish(id);
+    while streams.next_segment(|_| 60).is_some() {}
+    streams.on_stream(id, 0, b"y", true).unwrap();
+    streams.consume(id, 1);
+    streams.on_stream_acked(id, 60, 40, true);
+    super::super::repair::Source::on_covered(&mut streams, id, 100);
+    streams.on_credit(id, 59, 1 << 30).unwrap();
+    assert_eq!(streams.len(), 1, "a byte has not arrived");
+    streams.on_credit(id, 100, 1 << 30).unwrap();
+    assert_eq!((streams.len(), streams.backlog()), (0, 0));
+}
+
+#[test]
 fn a_reset_that_overtakes_the_first_bytes_wins() {
     let mut streams = Streams::new(true);
     streams.on_reset(StreamId(1), ResetCode(9));

@@ -19,8 +19,8 @@ const SLOWER: u64 = 75;
 const SLOWER_SLICES: usize = 3;
 /// Of whole rounds it takes two, three where the RTT is shorter than machines may pause.
 const SLOWER_PAUSE: Duration = Duration::from_millis(20);
-/// Where the RTT does not vary by itself, a queue that stands is drained after these rounds and again each time so many
-/// have passed, until less than this share of the BDP, in percent, is in flight. It answers within some rounds.
+/// Where the RTT does not vary by itself, a queue that stands is drained after [`FOREIGN_QUEUE_ROUNDS`] and again each
+/// time so many have passed, until less than this share of the BDP, in percent, is in flight. It answers within some rounds.
 const TEST_ROUNDS: u32 = 32;
 const TEST_DRAIN: u64 = 85;
 const TEST_ANSWER: u64 = 4;
@@ -188,7 +188,7 @@ impl Controller {
     }
 
     /// One round beside a neighbour who fills the queue.
-    pub(super) fn contend(&mut self, now: Instant, span: &Span, rtt: RoundRtt) {
+    pub(super) fn contend(&mut self, now: Instant, span: &Span, rtt: RoundRtt, app_limited: bool) {
         let lost = std::mem::take(&mut self.lost_in_round);
         let overflows = self.is_lossy(span, OVERFLOW_MIN);
         let (queue, change) = (rtt.min.saturating_sub(self.queue.min_rtt()), self.queue.target());
@@ -200,7 +200,8 @@ impl Controller {
             self.contest = None;
             return;
         };
-        if self.phase != Phase::Cruise {
+        // A window that is not used does not grow (RFC 9438 section 5.8).
+        if self.phase != Phase::Cruise || app_limited {
             return;
         }
         contest.on_round(now, rtt.mean, queue, change, lost, overflows);
