@@ -50,6 +50,11 @@ impl Group {
         self.start + self.bytes
     }
 
+    fn clear(&mut self) {
+        (self.bytes, self.fin) = (0, false);
+        self.lens.clear();
+    }
+
     fn pop_front(&mut self) {
         let len = u64::from(self.lens.pop_front().unwrap_or(0));
         self.start += len;
@@ -151,7 +156,8 @@ impl RepairSender {
         self.pending.clear();
         self.sent_at = now;
         if !covers || usize::from(len) > Layout::SYMBOL_LEN_MAX {
-            self.groups.retain(|group| group.stream != stream);
+            // Its list stays: where the path loses about as much as pays, it comes and goes.
+            self.groups.iter_mut().filter(|group| group.stream == stream).for_each(Group::clear);
             return;
         }
         let known = self.groups.iter().position(|group| group.stream == stream);
@@ -164,8 +170,8 @@ impl RepairSender {
         });
         let group = &mut self.groups[place];
         if group.end() != offset {
-            (group.start, group.bytes) = (offset, 0);
-            group.lens.clear();
+            group.clear();
+            group.start = offset;
         }
         group.fin = fin;
         if len > 0 {
@@ -179,7 +185,7 @@ impl RepairSender {
 
     /// When symbols are to be made, if the queue is and stays empty.
     pub(super) fn poll_timeout(&self, tail: &TailCopies, srtt: Duration, source: &impl Source) -> Option<Instant> {
-        let rests = |group: &Group| source.rests_unacked_from(group.stream).is_some();
+        let rests = |group: &Group| !group.lens.is_empty() && source.rests_unacked_from(group.stream).is_some();
         (self.pays(tail, srtt) && self.groups.iter().any(rests)).then(|| self.sent_at + tail.delay(srtt))
     }
 
