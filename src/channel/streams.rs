@@ -435,16 +435,23 @@ impl Streams {
         if !self.admit(id) {
             return Ok(());
         }
-        let Some(stream) = self.table.get_mut(&id) else { return Ok(()) };
+        let Some(stream) = self.table.get(&id) else { return Ok(()) };
         let offset = super::wire::expand(offset_low, stream.recv.expected());
-        if stream.recv.insert(&mut self.pool, offset, bytes, fin)? && !stream.notified {
-            stream.notified = true;
-            self.events.push_back(Event::Readable(id));
-        }
+        self.insert(id, offset, bytes, fin)?;
         self.note_restless(id);
         self.keep(id);
         if self.recovery.has(id) {
             self.recover(id)?;
+        }
+        Ok(())
+    }
+
+    /// Takes bytes of a stream, however they came, and says so where that makes it readable.
+    fn insert(&mut self, id: StreamId, offset: u64, bytes: &[u8], fin: bool) -> Result<(), Violation> {
+        let Some(stream) = self.table.get_mut(&id) else { return Ok(()) };
+        if stream.recv.insert(&mut self.pool, offset, bytes, fin)? && !stream.notified {
+            stream.notified = true;
+            self.events.push_back(Event::Readable(id));
         }
         Ok(())
     }

@@ -279,14 +279,18 @@ impl Controller {
             return ByteCount::new(INITIAL_WINDOW * datagram);
         }
         if let Some(contest) = self.contest {
-            return ByteCount::new((contest.window() * datagram as f64) as u64)
-                .max(ByteCount::new(WINDOW_MIN * datagram));
+            return self.in_bytes(&contest).max(ByteCount::new(WINDOW_MIN * datagram));
         }
         let calm = self.queue.queue() <= (self.queue.min_rtt() / 8).max(Duration::from_millis(1));
         let wide = (self.phase == Phase::Accelerate && calm) || self.queue.is_noisy();
         let gain = if wide { START_WINDOW_GAIN } else { WINDOW_GAIN };
         let slack = self.pacing_rate().bytes_in(WINDOW_SLACK).as_u64();
         ByteCount::new((self.bdp().as_u64() * gain / 100 + slack).max(WINDOW_MIN * datagram))
+    }
+
+    /// The window beside a neighbour, in bytes.
+    fn in_bytes(&self, contest: &Contest) -> ByteCount {
+        ByteCount::new((contest.window() * self.config.datagram.as_u64() as f64) as u64)
     }
 
     /// Bytes in flight that just fill the path.
@@ -359,6 +363,11 @@ impl Controller {
         }
     }
 
+    /// It knows the path's rate, and neither looks for it nor drains a queue.
+    fn is_settled(&self) -> bool {
+        matches!(self.phase, Phase::Cruise | Phase::Up | Phase::Down)
+    }
+
     /// The path is shorter than a round may be: samples over one RTT are mostly noise.
     fn is_short(&self) -> bool {
         self.queue.min_rtt() < ROUND_MIN
@@ -386,7 +395,7 @@ impl Controller {
                 self.contend(now, &span, rtt, app_limited);
             }
         }
-        let settled = matches!(self.phase, Phase::Cruise | Phase::Up | Phase::Down);
+        let settled = self.is_settled();
         if settled && self.contest.is_none() && self.on_slower_rounds(now) {
             return;
         }

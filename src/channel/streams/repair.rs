@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::super::repair::{PROTECTED_MAX, Source};
 use super::super::wire::{RepairFrame, expand};
-use super::{Event, StreamId, Streams, Violation};
+use super::{StreamId, Streams, Violation};
 
 /// Streams of which bytes are kept that were read, at most; with [`PROTECTED_MAX`] that bounds the memory it takes.
 const KEEPING_MAX: usize = 8;
@@ -21,17 +21,16 @@ impl Streams {
             return Ok(());
         }
         self.keep(id);
-        let Some(stream) = self.table.get_mut(&id) else { return Ok(()) };
+        let Some(stream) = self.table.get(&id) else { return Ok(()) };
         let offset = expand(repair.offset_low, stream.recv.expected());
         let end = offset.checked_add(repair.layout.bytes()).ok_or(Violation)?;
         if end > stream.recv.limit() {
             return Err(Violation);
         }
-        if repair.fin && stream.recv.insert(&mut self.pool, end, &[], true)? && !stream.notified {
-            stream.notified = true;
-            self.events.push_back(Event::Readable(id));
+        if repair.fin {
+            self.insert(id, end, &[], true)?;
         }
-        if stream.recv.has(&(offset..end)) {
+        if self.table.get(&id).is_some_and(|stream| stream.recv.has(&(offset..end))) {
             self.recovery.drop_group(repair.group);
             return Ok(());
         }
@@ -49,15 +48,13 @@ impl Streams {
 
     /// Computes what the symbols of a stream give, and takes it as if it had arrived.
     pub(super) fn recover(&mut self, id: StreamId) -> Result<(), Violation> {
-        let Some(stream) = self.table.get_mut(&id) else { return Ok(()) };
         let mut gave = false;
-        while let Some(blocks) = self.recovery.recover(id, &stream.recv) {
+        while let Some(stream) = self.table.get(&id)
+            && let Some(blocks) = self.recovery.recover(id, &stream.recv)
+        {
             for (offset, bytes) in blocks {
                 self.recovered += bytes.len() as u64;
-                if stream.recv.insert(&mut self.pool, offset, &bytes, false)? && !stream.notified {
-                    stream.notified = true;
-                    self.events.push_back(Event::Readable(id));
-                }
+                self.insert(id, offset, &bytes, false)?;
             }
             gave = true;
         }

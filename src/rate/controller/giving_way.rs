@@ -97,7 +97,7 @@ impl Controller {
             self.on_slice_accelerating(now);
             return;
         }
-        if !matches!(self.phase, Phase::Cruise | Phase::Up | Phase::Down) || self.contest.is_some() {
+        if !self.is_settled() || self.contest.is_some() {
             return;
         }
         // Delay that varies by itself hurries and holds back single slices.
@@ -159,8 +159,7 @@ impl Controller {
     /// The RTT is smaller than ever: others drain a queue that was there before us. Whoever sees that drains what is his,
     /// so that all see the path empty.
     pub(super) fn join_drain(&mut self, now: Instant) {
-        let settled = matches!(self.phase, Phase::Cruise | Phase::Up | Phase::Down);
-        if settled && !self.queue.is_noisy() && !self.is_short() {
+        if self.is_settled() && !self.queue.is_noisy() && !self.is_short() {
             self.enter(now, Phase::Drain, DRAIN_GAIN);
             self.drain_to = TEST_DRAIN;
         }
@@ -205,8 +204,8 @@ impl Controller {
             return;
         }
         contest.on_round(now, rtt.mean, queue, change, lost, overflows);
-        let window = ByteCount::new((contest.window() * self.config.datagram.as_u64() as f64) as u64);
-        self.rate = BitRate::from_transfer(window, rtt.mean);
+        let contest = *contest;
+        self.rate = BitRate::from_transfer(self.in_bytes(&contest), rtt.mean);
     }
 
     /// What the path has shown of its rate in the last `rounds`, which came to `mean`, where it was the limit. A busy
