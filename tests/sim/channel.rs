@@ -21,7 +21,7 @@ use crate::progress::Progress;
 use crate::standing::Standing;
 
 /// Width of the bins in which delivered bytes are counted.
-const BIN: Duration = Duration::from_millis(10);
+pub const BIN: Duration = Duration::from_millis(10);
 /// Bytes written and read at a time.
 const CHUNK: usize = 64 * 1024;
 /// Bytes that a stream carries before its bulk.
