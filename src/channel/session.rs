@@ -412,7 +412,7 @@ impl Session {
         let pto = self.rtt.pto(ACK_DELAY_MAX);
         let wait = match self.probes {
             0 => pto,
-            ..=HASTY_PROBES => pto.min(PROBE_INTERVAL_MAX),
+            1..=HASTY_PROBES => pto.min(PROBE_INTERVAL_MAX),
             _ => pto.clamp(PROBE_INTERVAL_DEAD, PROBE_INTERVAL_MAX),
         };
         Some(self.sent.last_eliciting()? + wait)
