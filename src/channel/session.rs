@@ -22,6 +22,10 @@ const KEEP_ALIVE: Duration = Duration::from_millis(500);
 /// After the first unanswered probe the next ones leave at least this often: an outage must not be followed by a
 /// silence of our own making.
 const PROBE_INTERVAL_MAX: Duration = Duration::from_millis(100);
+/// So many probes later the path is dead rather than lossy …
+const HASTY_PROBES: u32 = 20;
+/// … and they leave no more often than this, however short its RTT was.
+const PROBE_INTERVAL_DEAD: Duration = Duration::from_millis(25);
 /// Probes that carry data; later ones are pings, enough to find out that the path is back.
 const DATA_PROBES: u32 = 2;
 /// The backlog bound: this much of the path's rate, or [`BACKLOG_BDPS`], whichever is larger. A host that moves a
@@ -406,7 +410,11 @@ impl Session {
             return None;
         }
         let pto = self.rtt.pto(ACK_DELAY_MAX);
-        let wait = if self.probes == 0 { pto } else { pto.min(PROBE_INTERVAL_MAX) };
+        let wait = match self.probes {
+            0 => pto,
+            1..=HASTY_PROBES => pto.min(PROBE_INTERVAL_MAX),
+            _ => pto.clamp(PROBE_INTERVAL_DEAD, PROBE_INTERVAL_MAX),
+        };
         Some(self.sent.last_eliciting()? + wait)
     }
 

@@ -21,7 +21,7 @@ use crate::progress::Progress;
 use crate::standing::Standing;
 
 /// Width of the bins in which delivered bytes are counted.
-const BIN: Duration = Duration::from_millis(10);
+pub const BIN: Duration = Duration::from_millis(10);
 /// Bytes written and read at a time.
 const CHUNK: usize = 64 * 1024;
 /// Bytes that a stream carries before its bulk.
@@ -160,14 +160,12 @@ pub struct ChannelOutcome {
 impl ChannelOutcome {
     /// Goodput in `from..until`, from the bins.
     pub fn goodput_between(&self, from: Duration, until: Duration) -> BitRate {
-        let bin = |at: Duration| (at.as_nanos() / BIN.as_nanos()) as usize;
         let range = bin(from).min(self.bins.len())..bin(until).min(self.bins.len());
         BitRate::from_transfer(ByteCount::new(self.bins[range].iter().sum()), until - from)
     }
 
     /// For how long in `from..until` the queue was longer than `limit`.
     pub fn queue_above(&self, limit: Duration, from: Duration, until: Duration) -> Duration {
-        let bin = |at: Duration| (at.as_nanos() / BIN.as_nanos()) as usize;
         BIN * self.queue_bins[bin(from)..bin(until)].iter().filter(|wait| **wait > limit).count() as u32
     }
 }
@@ -341,7 +339,7 @@ impl<'a> Rig<'a> {
             [run.opens_at, run.opens_at + run.greeting, run.back_opens_at].map(|at| Instant::ZERO + at).to_vec();
         wakes.extend(run.bursts.iter().flat_map(|bursts| bursts.times()).map(|at| Instant::ZERO + at));
         wakes.sort_by_key(|&at| std::cmp::Reverse(at));
-        let bins = (run.duration.as_nanos() / BIN.as_nanos()) as usize + 1;
+        let bins = bin(run.duration) + 1;
         Rig {
             run,
             now: Instant::ZERO,
@@ -416,7 +414,7 @@ impl<'a> Rig<'a> {
         let at = self.now - Instant::ZERO;
         if from == End::A {
             let wait = side.line.queue_delay(self.now);
-            let bin = &mut self.queue_bins[(at.as_nanos() / BIN.as_nanos()) as usize];
+            let bin = &mut self.queue_bins[bin(at)];
             *bin = wait.max(*bin);
             if at >= self.run.settle {
                 self.queue_sum += wait;
@@ -539,8 +537,7 @@ impl<'a> Rig<'a> {
             stream.consumed += len as u64;
             side.delivered += len as u64;
             if end == End::B {
-                let bin = ((now - Instant::ZERO).as_nanos() / BIN.as_nanos()) as usize;
-                self.bins[bin] += len as u64;
+                self.bins[bin(now - Instant::ZERO)] += len as u64;
                 if self.run.bursts.is_some() {
                     self.reads.push((now - Instant::ZERO, stream.consumed));
                 }
@@ -623,8 +620,8 @@ impl<'a> Rig<'a> {
         let side = &self.sides[0];
         let stats = side.channel.stats();
         let every = self.run.trace.unwrap_or(BIN).max(BIN);
-        let bins = (every.as_nanos() / BIN.as_nanos()) as usize;
-        let until = ((at - Instant::ZERO).as_nanos() / BIN.as_nanos()) as usize;
+        let bins = bin(every);
+        let until = bin(at - Instant::ZERO);
         let delivered = self.bins[until.saturating_sub(bins)..until.min(self.bins.len())].iter().sum();
         println!(
             "  {:>7.3} s  goodput {:>12}  pacing {:>12}  delivery {:>12}  flight {:>9}  queue {:>9.3?}  srtt {:>9.3?}  \
@@ -680,6 +677,11 @@ impl<'a> Rig<'a> {
             steps,
         }
     }
+}
+
+/// Which bin a moment falls into.
+pub fn bin(at: Duration) -> usize {
+    (at.as_nanos() / BIN.as_nanos()) as usize
 }
 
 /// The contents of a stream: of either direction their own.

@@ -74,19 +74,6 @@ fn reordering_within_three_milliseconds_is_no_loss() {
 }
 
 #[test]
-fn an_outage_ends_with_the_path_s_return() {
-    for lasts in [SECOND, 10 * SECOND] {
-        let mut spec = ChannelRun::new(mid_path(), 1);
-        let back = 3 * SECOND + lasts;
-        (spec.outages, spec.duration) = (vec![(3 * SECOND, back)], back + 3 * SECOND);
-        let outcome = run(&spec);
-        let resumed = back + 2 * spec.path.rtt + 200 * MS;
-        let after = outcome.goodput_between(resumed, resumed + SECOND);
-        assert!(share(after, outcome.ceiling) > 0.85, "{after} in the second after {lasts:?} of outage");
-    }
-}
-
-#[test]
 fn a_halved_and_a_doubled_rate_are_followed() {
     let mut spec = ChannelRun::new(mid_path(), 1);
     spec.rate_changes = vec![(3 * SECOND, BitRate::from_mbps(50)), (6 * SECOND, BitRate::from_mbps(100))];

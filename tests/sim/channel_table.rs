@@ -8,13 +8,16 @@
 //! `SIM_OPENS_AT` = milliseconds that the channel idles first, `SIM_GREETING` = that it then
 //! carries a few bytes only, as while a flow is opened; `SIM_OPERATOR_RATE` (Mbps) = the operator's cap, or with
 //! `SIM_RATE_MODE=fixed` the pace; `SIM_CHANGE` = `seconds:Mbps` of changes of the line's rate;
-//! `SIM_LOAD` = `none`, `light` or `heavy`: how busy the machines are; `SIM_TRACE` = a line of gauges every so many milliseconds.
+//! `SIM_LOAD` = `none`, `light` or `heavy`: how busy the machines are; `SIM_TRACE` = a line of gauges every so many milliseconds;
+//! `SIM_JSON=1` = each cell as a line of JSON instead (times in seconds, sizes in bytes, shares of one), which is what
+//! `scripts/bench matrix` reads.
 
 use std::time::{Duration, Instant as WallInstant};
 
 use longhaul::rate::RateMode;
 use longhaul::units::{BitRate, ByteCount};
 use longhaul::wan::Jitter;
+use serde_json::json;
 
 use crate::channel::{ChannelOutcome, ChannelRun, run};
 use crate::machine::Load;
@@ -91,14 +94,52 @@ fn print_table(title: &str, cells: impl Iterator<Item = PathSpec>) {
         "steps",
         "wall s",
     ];
-    println!("| {:<36} | {} |", "path", columns.join(" | "));
-    println!("|{:-<38}|{}", "", "---:|".repeat(columns.len()));
+    let as_json = settings::value("SIM_JSON", 0) == 1;
+    if !as_json {
+        println!("| {:<36} | {} |", "path", columns.join(" | "));
+        println!("|{:-<38}|{}", "", "---:|".repeat(columns.len()));
+    }
     for path in cells {
         let run_spec = configured(path);
         let started = WallInstant::now();
         let outcome = run(&run_spec);
-        print_row(&run_spec, &outcome, started.elapsed());
+        match as_json {
+            true => println!("{}", json_row(&run_spec, &outcome, started.elapsed())),
+            false => print_row(&run_spec, &outcome, started.elapsed()),
+        }
     }
+}
+
+/// Every figure of a cell.
+fn json_row(spec: &ChannelRun, outcome: &ChannelOutcome, wall: Duration) -> serde_json::Value {
+    let (path, stats) = (&spec.path, &outcome.stats);
+    let half_way = (spec.settle + spec.duration) / 2;
+    json!({
+        "path": path.name,
+        "goodput_bps": outcome.goodput.as_bps(),
+        "goodput_second_half_bps": outcome.goodput_between(half_way, spec.duration).as_bps(),
+        "ceiling_bps": outcome.ceiling.as_bps(),
+        "goodput_back_bps": outcome.goodput_back.as_bps(),
+        "up_s": outcome.handshake.map(|time| time.as_secs_f64()),
+        "to_90_s": outcome.time_to_90.map(|time| time.as_secs_f64()),
+        "to_90_bar_s": path.time_bar().as_secs_f64(),
+        "loss": path.loss_share(),
+        "retransmitted": outcome.retransmitted,
+        "repair_bytes": stats.bytes_repair.as_u64(),
+        "sent_bytes": stats.bytes_sent.as_u64(),
+        "declared_lost": outcome.declared_lost,
+        "spurious": outcome.spurious,
+        "queue_mean_s": outcome.queue_mean.as_secs_f64(),
+        "queue_standing_s": outcome.queue_standing.as_secs_f64(),
+        "queue_max_s": outcome.queue_max.as_secs_f64(),
+        "queue_dropped": outcome.line.queue_full,
+        "backlog_max_bytes": outcome.backlog_max.as_u64(),
+        "in_flight_max_bytes": outcome.in_flight_max.as_u64(),
+        "memory_max_bytes": outcome.memory_max.as_u64(),
+        "memory_bar_bytes": path.memory_bar().as_u64(),
+        "steps": outcome.steps,
+        "wall_s": wall.as_secs_f64(),
+    })
 }
 
 fn configured(path: PathSpec) -> ChannelRun {

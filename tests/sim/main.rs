@@ -21,6 +21,7 @@ mod kernel;
 mod machine;
 mod network;
 mod offload;
+mod outages;
 mod path;
 mod path_mtu;
 mod pattern;

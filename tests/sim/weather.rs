@@ -2,7 +2,7 @@
 //!
 //! The table `weather.snap.md` is a bar, not a fingerprint: a cell fails when it gets worse than recorded by more than
 //! the slack below. `SIM_SNAPSHOT=write cargo test --test sim weather` records anew. Other cells, up to the whole
-//! matrix: `channel_table` with `SIM_TABLE=matrix`.
+//! matrix: `channel_table` with `SIM_TABLE=matrix`, and `scripts/bench matrix`.
 
 use std::fmt::Write as _;
 use std::path::Path;
