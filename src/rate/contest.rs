@@ -14,6 +14,8 @@ const C: f64 = 0.4;
 const BETA: f64 = 0.7;
 /// No overflow is minded for longer.
 const COMES_BACK_MAX: Duration = Duration::from_secs(10);
+/// Rounds of overflows without a probe, and more than one in a second, that no neighbour makes who answers to them.
+const IN_VAIN: u32 = 8;
 /// Rounds in which the queue still answers to the last reduction.
 const SETTLE_ROUNDS: u32 = 4;
 
@@ -27,6 +29,9 @@ pub(super) struct Overflow {
     queue: Duration,
     /// A CUBIC sender beside us has come back by then.
     until: Instant,
+    /// Since when it overflows, and in how many rounds it did without a probe.
+    since: Instant,
+    unasked: u32,
 }
 
 impl Overflow {
@@ -36,19 +41,27 @@ impl Overflow {
         // K of RFC 9438 section 4.2, for a window that was not reduced before.
         let comes_back = Duration::from_secs_f64((window * (1.0 - BETA) / C).max(0.0).cbrt()).min(COMES_BACK_MAX);
         let most = queue * 3 / 4;
-        Overflow { most, queue: most, until: now + comes_back }
+        Overflow { most, queue: most, until: now + comes_back, since: now, unasked: 0 }
     }
 
     /// It overflowed once more, by a probe that was to leave room, or by others.
     pub(super) fn again(self, now: Instant, queue: Duration, window: f64, probing: bool) -> Self {
         let next = Overflow::new(now, queue, window);
         let most = self.most.min(next.most);
-        Overflow { most, queue: if probing { self.queue / 2 } else { self.queue.min(most) }, ..next }
+        let (queue, unasked) =
+            if probing { (self.queue / 2, self.unasked) } else { (self.queue.min(most), self.unasked + 1) };
+        Overflow { most, queue, unasked, since: self.since, ..next }
     }
 
     /// By how much a queue of this length may still grow; none, where there is no queue.
     pub(super) fn room(&self, queue: Option<Duration>) -> Duration {
         queue.map_or(self.most, |queue| self.queue.saturating_sub(queue))
+    }
+
+    /// It overflows again and again whatever we do: the neighbour does not answer to loss (BBR), and leaves us nothing for
+    /// our patience.
+    pub(super) fn is_in_vain(&self, now: Instant) -> bool {
+        self.unasked >= IN_VAIN && u64::from(self.unasked) > (now - self.since).as_secs()
     }
 
     /// Everybody has had time to come back.
@@ -171,6 +184,9 @@ mod tests {
         let by_probes = first.again(start, full, 1000.0, true).again(start, full, 1000.0, true);
         assert_eq!(by_probes.room(Some(Duration::from_millis(3))), Duration::ZERO);
         assert_eq!(by_probes.room(None), Duration::from_millis(9));
+        let by_bbr = (0..IN_VAIN).fold(first, |overflow, _| overflow.again(start, full, 1000.0, false));
+        assert!(by_bbr.is_in_vain(start + Duration::from_secs(3)) && !by_others.is_in_vain(start));
+        assert!(!by_bbr.is_in_vain(start + Duration::from_secs(20)), "pauses of a machine");
     }
 
     #[test]

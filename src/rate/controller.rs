@@ -149,6 +149,7 @@ pub struct Controller {
     wary_until: Instant,
     /// The queue overflowed a moment ago, and probes are not to make it do so again.
     overflowed: Option<Overflow>,
+    heeds_overflow: bool,
     /// The round in which the first acceleration ended, or the path was found to have become slower.
     moved_at: Option<u64>,
     lost_in_round: bool,
@@ -204,6 +205,7 @@ impl Controller {
             contest: None,
             wary_until: now,
             overflowed: None,
+            heeds_overflow: true,
             moved_at: None,
             lost_in_round: false,
             tested_at: None,

@@ -28,7 +28,8 @@
 //! - *Overflow.* A neighbour who answers to loss needs K (RFC 9438 section 4.2, up to 10 s) to have back what one loss took,
 //!   and who overflows the queue more often keeps him down. So for K after an overflow probes leave room in the queue, the
 //!   less the more often they overflow it all the same, and only two answered in a row are followed. Where the queue is
-//!   gone they go on: machines that pause overflow queues too. Neither counts what the first acceleration overflowed nor
+//!   gone they go on: machines that pause overflow queues too. And where it overflows every second whatever we do, as beside
+//!   BBR, nobody is spared by it. Neither counts what the first acceleration overflowed nor
 //!   what a path that became slower did.
 //! - *Late-comers* take a queue that was there before them for the path. Whoever sees an RTT smaller than ever joins the
 //!   drain that shows it, and forgets the loss that he took for the path's own. Acceleration ends with the first round

@@ -204,10 +204,12 @@ impl Controller {
         }
         let window = self.in_datagrams(rtt.mean);
         let probing = matches!(self.phase, Phase::Up | Phase::Down);
-        self.overflowed = Some(match before {
+        let next = match before {
             Some(before) => before.again(now, queue, window, probing),
             None => Overflow::new(now, queue, window),
-        });
+        };
+        self.overflowed = Some(next);
+        self.heeds_overflow = !next.is_in_vain(now);
     }
 
     /// What is in flight at the estimate and this RTT.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Controller, EXCESS_LOSS_PERMILLE, Phase};
+use crate::rate::contest::Overflow;
 use crate::rate::queue::{NOISY_ROUNDS, ROUND_MIN};
 use crate::rate::rounds::Span;
 use crate::units::{BitRate, Instant};
@@ -41,11 +42,17 @@ impl Controller {
         }
     }
 
+    /// The overflow that is not to be repeated.
+    fn heeded(&self) -> Option<Overflow> {
+        self.overflowed.filter(|_| self.heeds_overflow)
+    }
+
     /// By how much a probe may exceed the estimate, in percent, so that the queue does not overflow again so soon.
     fn excess_max(&self) -> u64 {
-        let Some(overflow) = self.overflowed else { return UP_GAIN_MAX - 100 };
-        let rtt = self.queue.recent(NOISY_ROUNDS);
-        let queue = rtt.saturating_sub(self.queue.min_rtt());
+        let Some(overflow) = self.heeded() else { return UP_GAIN_MAX - 100 };
+        // The last round, where the average was begun anew just now.
+        let rtt = self.queue.recent(NOISY_ROUNDS).max(self.queue.min_rtt());
+        let queue = self.queue.rise().max(rtt - self.queue.min_rtt());
         // An empty path is nobody's: machines that pause overflow a queue too, and take nothing by it.
         let empty = queue <= (self.queue.min_rtt() / EMPTY).max(EMPTY_MIN);
         let room = overflow.room((!empty).then_some(queue));
@@ -95,12 +102,12 @@ impl Controller {
             return false;
         }
         // What is free may be what a neighbour has left and comes back for: less than two probes in a row show.
-        if self.overflowed.is_some() && !self.has_room() {
+        if self.heeded().is_some() && !self.has_room() {
             return false;
         }
         self.probed = false;
         self.rate = offered.min(span.delivered);
-        if self.overflowed.is_some() && self.answered == 0 {
+        if self.heeded().is_some() && self.answered == 0 {
             self.answered = 1;
             self.probed = true;
             self.probe(now);
