@@ -12,8 +12,63 @@ use crate::units::Instant;
 /// RFC 9438 section 4.1 and 4.6: segments per second cubed, and what is left of the window after a loss.
 const C: f64 = 0.4;
 const BETA: f64 = 0.7;
+/// No overflow is minded for longer.
+const COMES_BACK_MAX: Duration = Duration::from_secs(10);
+/// Rounds of overflows without a probe, and more than one in a second, that no neighbour makes who answers to them.
+const IN_VAIN: u32 = 8;
 /// Rounds in which the queue still answers to the last reduction.
 const SETTLE_ROUNDS: u32 = 4;
+
+/// A queue that has overflowed. Whoever answers to loss needs his time to come back, and until then he loses more by each
+/// loss than he has gained.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Overflow {
+    /// How long the queue may become without overflowing, as far as it was seen to.
+    most: Duration,
+    /// The same, less for each time that a probe made it overflow all the same.
+    queue: Duration,
+    /// A CUBIC sender beside us has come back by then.
+    until: Instant,
+    /// Since when it overflows, and in how many rounds it did without a probe.
+    since: Instant,
+    unasked: u32,
+}
+
+impl Overflow {
+    /// The queue overflowed when it was so long; the window of a CUBIC sender beside us is taken for one like our own, in
+    /// datagrams.
+    pub(super) fn new(now: Instant, queue: Duration, window: f64) -> Self {
+        // K of RFC 9438 section 4.2, for a window that was not reduced before.
+        let comes_back = Duration::from_secs_f64((window * (1.0 - BETA) / C).max(0.0).cbrt()).min(COMES_BACK_MAX);
+        let most = queue * 3 / 4;
+        Overflow { most, queue: most, until: now + comes_back, since: now, unasked: 0 }
+    }
+
+    /// It overflowed once more, by a probe that was to leave room, or by others.
+    pub(super) fn again(self, now: Instant, queue: Duration, window: f64, probing: bool) -> Self {
+        let next = Overflow::new(now, queue, window);
+        let most = self.most.min(next.most);
+        let (queue, unasked) =
+            if probing { (self.queue / 2, self.unasked) } else { (self.queue.min(most), self.unasked + 1) };
+        Overflow { most, queue, unasked, since: self.since, ..next }
+    }
+
+    /// By how much a queue of this length may still grow; none, where there is no queue.
+    pub(super) fn room(&self, queue: Option<Duration>) -> Duration {
+        queue.map_or(self.most, |queue| self.queue.saturating_sub(queue))
+    }
+
+    /// It overflows again and again whatever we do: the neighbour does not answer to loss (BBR), and leaves us nothing for
+    /// our patience.
+    pub(super) fn is_in_vain(&self, now: Instant) -> bool {
+        self.unasked >= IN_VAIN && u64::from(self.unasked) > (now - self.since).as_secs()
+    }
+
+    /// Everybody has had time to come back.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        now >= self.until
+    }
+}
 
 /// A window beside somebody else's.
 #[derive(Clone, Copy, Debug)]
@@ -115,6 +170,23 @@ mod tests {
         assert!(contest.window() < before, "{} before K", contest.window());
         rounds(&mut contest, 150, 300, RTT, false, false);
         assert!(contest.window() > before, "{} after K", contest.window());
+    }
+
+    #[test]
+    fn an_overflow_counts_until_a_window_like_ours_is_back_and_leaves_less_room_where_a_probe_repeats_it() {
+        let (start, full) = (Instant::ZERO, Duration::from_millis(12));
+        let first = Overflow::new(start, full, 1000.0);
+        // K is 9.1 s.
+        assert!(!first.is_over(start + Duration::from_secs(9)) && first.is_over(start + Duration::from_millis(9_100)));
+        assert_eq!(first.room(Some(Duration::from_millis(4))), Duration::from_millis(5));
+        let by_others = first.again(start, full, 1000.0, false);
+        assert_eq!(by_others.room(Some(Duration::ZERO)), first.room(Some(Duration::ZERO)));
+        let by_probes = first.again(start, full, 1000.0, true).again(start, full, 1000.0, true);
+        assert_eq!(by_probes.room(Some(Duration::from_millis(3))), Duration::ZERO);
+        assert_eq!(by_probes.room(None), Duration::from_millis(9));
+        let by_bbr = (0..IN_VAIN).fold(first, |overflow, _| overflow.again(start, full, 1000.0, false));
+        assert!(by_bbr.is_in_vain(start + Duration::from_secs(3)) && !by_others.is_in_vain(start));
+        assert!(!by_bbr.is_in_vain(start + Duration::from_secs(20)), "pauses of a machine");
     }
 
     #[test]

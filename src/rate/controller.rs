@@ -5,7 +5,7 @@ mod probe;
 
 use std::time::Duration;
 
-use super::contest::Contest;
+use super::contest::{Contest, Overflow};
 use super::delivery::RateSample;
 use super::queue::{NOISY_ROUNDS, QueueEstimator, ROUND_MIN};
 use super::rounds::{Rounds, Span};
@@ -147,6 +147,11 @@ pub struct Controller {
     /// The window beside somebody whose queue it is.
     contest: Option<Contest>,
     wary_until: Instant,
+    /// The queue overflowed a moment ago, and probes are not to make it do so again.
+    overflowed: Option<Overflow>,
+    heeds_overflow: bool,
+    /// The round in which the first acceleration ended, or the path was found to have become slower.
+    moved_at: Option<u64>,
     lost_in_round: bool,
     /// The round in which the queue was last drained to see whose it is.
     tested_at: Option<u64>,
@@ -199,6 +204,9 @@ impl Controller {
             foreign_queue: false,
             contest: None,
             wary_until: now,
+            overflowed: None,
+            heeds_overflow: true,
+            moved_at: None,
             lost_in_round: false,
             tested_at: None,
             drain_to: 100,
@@ -391,6 +399,7 @@ impl Controller {
             if self.standing_rounds <= 1 {
                 self.standing_from = self.rate;
             }
+            self.note_overflow(now, &span, rtt);
             if self.contest.is_some() {
                 self.contend(now, &span, rtt, app_limited);
             }
@@ -519,9 +528,10 @@ impl Controller {
                 || self.contest.is_some()
         };
         let own_queue = own_queue && !self.queue.is_noisy();
-        if !app_limited && !own_queue && self.phase_rounds >= self.cruise_rounds && now - self.phase_since >= CYCLE_MIN
-        {
+        let is_time = self.phase_rounds >= self.cruise_rounds && now - self.phase_since >= CYCLE_MIN;
+        if !app_limited && !own_queue && is_time && self.has_room() {
             self.probed = true;
+            self.answered = 0;
             self.before_probe = self.queue.recent(NOISY_ROUNDS);
             self.probe(now);
         }
@@ -547,6 +557,9 @@ impl Controller {
 
     fn enter(&mut self, now: Instant, phase: Phase, gain: u64) {
         self.unsettled |= self.phase == Phase::Accelerate;
+        if self.phase == Phase::Accelerate && !self.has_cruised {
+            self.moved_at = Some(self.round);
+        }
         if phase == Phase::Up {
             self.low_before_probe = (self.low_acked, self.low_lost);
         }

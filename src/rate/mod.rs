@@ -25,6 +25,12 @@
 //!   who answers to nothing but loss: then the window is CUBIC's, like his, until the queue is gone. On short paths and
 //!   under jitter the correction rests instead. One that does not change at all, whatever is sent, is none: the path has
 //!   become longer, and its RTT is the smallest from then on.
+//! - *Overflow.* A neighbour who answers to loss needs K (RFC 9438 section 4.2, up to 10 s) to have back what one loss took,
+//!   and who overflows the queue more often keeps him down. So for K after an overflow probes leave room in the queue, the
+//!   less the more often they overflow it all the same, and only two answered in a row are followed. Where the queue is
+//!   gone they go on: machines that pause overflow queues too. And where it overflows every second whatever we do, as beside
+//!   BBR, nobody is spared by it. Neither counts what the first acceleration overflowed nor
+//!   what a path that became slower did.
 //! - *Late-comers* take a queue that was there before them for the path. Whoever sees an RTT smaller than ever joins the
 //!   drain that shows it, and forgets the loss that he took for the path's own. Acceleration ends with the first round
 //!   without growth where more is lost than the path loses, and, once the path is known, with a long queue: others make

@@ -24,6 +24,8 @@ pub struct Cubic {
     window: f64,
     threshold: f64,
     window_max: f64,
+    /// What the last reduction left.
+    start: f64,
     epoch: Option<Instant>,
     /// Sent and not accounted for: number, when sent.
     under_way: VecDeque<(u64, Instant)>,
@@ -44,6 +46,7 @@ impl Cubic {
             window: 10.0,
             threshold: f64::MAX,
             window_max: 0.0,
+            start: 0.0,
             epoch: None,
             under_way: VecDeque::new(),
             next: 0,
@@ -66,6 +69,11 @@ impl Cubic {
         self.under_way.push_back((self.next, now));
         self.next += 1;
         Some(self.next - 1)
+    }
+
+    /// Packets that may be under way.
+    pub fn window(&self) -> f64 {
+        self.window
     }
 
     /// When silence means that all is lost.
@@ -103,6 +111,7 @@ impl Cubic {
                 if self.window < self.window_max { self.window * (1.0 + BETA) / 2.0 } else { self.window };
             self.window = (self.window * BETA).max(2.0);
             self.threshold = self.window;
+            self.start = self.window;
             self.epoch = Some(now);
         } else if self.window < self.threshold {
             self.window += 1.0;
@@ -110,6 +119,7 @@ impl Cubic {
             if rtt > self.min_rtt + rise && self.window > 16.0 {
                 self.threshold = self.window;
                 self.window_max = self.window;
+                self.start = self.window;
             }
         } else {
             self.grow(now);
@@ -119,10 +129,10 @@ impl Cubic {
     fn grow(&mut self, now: Instant) {
         let epoch = *self.epoch.get_or_insert(now);
         let (rtt, since) = (self.srtt.as_secs_f64(), (now - epoch).as_secs_f64());
-        let k = ((self.window_max * (1.0 - BETA) / C).max(0.0)).cbrt();
+        let k = ((self.window_max - self.start).max(0.0) / C).cbrt();
         let target = (C * (since + rtt - k).powi(3) + self.window_max).clamp(self.window, 1.5 * self.window);
         // What Reno would have by now (RFC 9438 section 4.3).
-        let reno = self.window_max * BETA + 3.0 * (1.0 - BETA) / (1.0 + BETA) * since / rtt;
+        let reno = self.start + 3.0 * (1.0 - BETA) / (1.0 + BETA) * since / rtt;
         self.window += ((target - self.window) / self.window).max(if reno > self.window {
             1.0 / self.window
         } else {

@@ -1,7 +1,9 @@
 //! One bottleneck for several senders: sessions of our own, and CUBIC senders beside them.
 //!
 //! `cargo test --release --test sim -- --ignored sharing_table --nocapture` prints the whole table; `SIM_APART` =
-//! milliseconds from one session's beginning to the next one's, `SIM_CUBICS` = how many CUBIC senders are beside them.
+//! milliseconds from one session's beginning to the next one's, `SIM_CUBICS` = how many CUBIC senders are beside them,
+//! `SIM_CUBIC_AT` = when the first of them begins, in milliseconds, `SIM_LOAD` = how busy the machines are, `SIM_SECONDS`
+//! = how long it lasts.
 
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use longhaul::wan::Link;
 use crate::agenda::Agenda;
 use crate::cubic::{Cubic, PACKET};
 use crate::identity::End;
+use crate::machine::{Load, Machine};
 use crate::path::{DATAGRAM_OVERHEAD, PathSpec};
 use crate::settings;
 
@@ -31,6 +34,8 @@ struct Sharing {
     sessions: Vec<Duration>,
     /// When each CUBIC sender begins.
     cubics: Vec<Duration>,
+    /// How busy the machines of all of them are, and the emulator's.
+    load: Load,
     /// Measured from here on.
     settle: Duration,
     duration: Duration,
@@ -62,24 +67,51 @@ impl Parts {
 struct Session {
     begins: Duration,
     channels: [Channel; 2],
+    machines: [Machine; 2],
+    /// What has arrived and waits for the machine.
+    sockets: [Vec<(Instant, Vec<u8>)>; 2],
+    /// When there is something to do, and when the machine gets to it.
     deadlines: [Option<Instant>; 2],
+    wakes: [Option<Instant>; 2],
     stream: Option<StreamId>,
     delivered: u64,
     before: u64,
 }
 
+/// Whose it is, and what.
 enum Crossing {
     Datagram(usize, End, Vec<u8>),
     Packet(usize, u64),
     Ack(usize, u64),
 }
 
+/// How far it has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The emulator has the core, and puts it on the line.
+    Offered,
+    /// The line has delivered it, and it waits for the emulator again.
+    Delivered,
+    /// Is there, and waits for the host.
+    Arrived,
+    /// The host has the core to handle it.
+    Handled,
+}
+
+/// A CUBIC sender and the machine it runs on.
+struct Neighbour {
+    begins: Duration,
+    cubic: Cubic,
+    machine: Machine,
+}
+
 struct Rig {
     now: Instant,
     lines: [Link; 2],
     sessions: Vec<Session>,
-    cubics: Vec<(Duration, Cubic)>,
-    agenda: Agenda<Crossing>,
+    cubics: Vec<Neighbour>,
+    emulator: Machine,
+    agenda: Agenda<(Stage, Crossing)>,
     chunk: Vec<u8>,
     transmit: Vec<u8>,
 }
@@ -92,7 +124,11 @@ fn run(spec: &Sharing) -> Parts {
         Session {
             begins: *begins,
             channels: End::BOTH.map(channel),
+            machines: End::BOTH
+                .map(|end| Machine::new(spec.load, spec.seed, 1 + 2 * number as u64 + end.index() as u64)),
+            sockets: [Vec::new(), Vec::new()],
             deadlines: [Some(at); 2],
+            wakes: [None; 2],
             stream: None,
             delivered: 0,
             before: 0,
@@ -102,7 +138,17 @@ fn run(spec: &Sharing) -> Parts {
         now: Instant::ZERO,
         lines: spec.path.links(spec.seed),
         sessions: spec.sessions.iter().enumerate().map(session).collect(),
-        cubics: spec.cubics.iter().map(|begins| (*begins, Cubic::new(Instant::ZERO + *begins))).collect(),
+        cubics: spec
+            .cubics
+            .iter()
+            .zip(0..)
+            .map(|(begins, number)| Neighbour {
+                begins: *begins,
+                cubic: Cubic::new(Instant::ZERO + *begins),
+                machine: Machine::new(spec.load, spec.seed, 100 + number),
+            })
+            .collect(),
+        emulator: Machine::new(spec.load, spec.seed, 0),
         agenda: Agenda::default(),
         chunk: vec![0; CHUNK],
         transmit: Vec::new(),
@@ -113,7 +159,7 @@ fn run(spec: &Sharing) -> Parts {
             rig.print_trace();
         }
     }
-    let before: Vec<u64> = rig.cubics.iter().map(|(_, cubic)| cubic.delivered).collect();
+    let before: Vec<u64> = rig.cubics.iter().map(|neighbour| neighbour.cubic.delivered).collect();
     rig.sessions.iter_mut().for_each(|session| session.before = session.delivered);
     let (mut queue, mut samples) = (Duration::ZERO, 0);
     let mut next_trace = spec.trace.map(|every| rig.now + every);
@@ -134,19 +180,29 @@ fn run(spec: &Sharing) -> Parts {
             .cubics
             .iter()
             .zip(before)
-            .map(|((_, c), then)| rate((c.delivered - then) * u64::from(PACKET)))
+            .map(|(neighbour, then)| rate((neighbour.cubic.delivered - then) * u64::from(PACKET)))
             .collect(),
         queue_mean: queue / samples,
+    }
+}
+
+impl Neighbour {
+    /// When it begins, or when silence means something.
+    fn due(&self) -> Instant {
+        self.cubic.poll_timeout().unwrap_or(Instant::ZERO + self.begins)
     }
 }
 
 impl Rig {
     fn run_to(&mut self, until: Instant) {
         loop {
-            let own = self.sessions.iter().flat_map(|session| session.deadlines).flatten();
-            let cubics =
-                self.cubics.iter().map(|(begins, cubic)| cubic.poll_timeout().unwrap_or(Instant::ZERO + *begins));
-            let next = own.chain(cubics).chain(self.agenda.next_at()).min().map_or(until, |at| at.max(self.now));
+            let own = self
+                .sessions
+                .iter()
+                .flat_map(|session| End::BOTH.map(|end| session.wakes[end.index()].or(session.deadlines[end.index()])));
+            let cubics = self.cubics.iter().map(Neighbour::due);
+            let next =
+                own.flatten().chain(cubics).chain(self.agenda.next_at()).min().map_or(until, |at| at.max(self.now));
             if next >= until {
                 self.now = until;
                 return;
@@ -169,60 +225,100 @@ impl Rig {
                 min.as_secs_f64() * 1e3
             );
         }
+        for neighbour in &self.cubics {
+            print!(" | CUBIC {:.0}", neighbour.cubic.window());
+        }
         println!();
     }
 
     fn step(&mut self) {
         let now = self.now;
-        while let Some(crossing) = self.agenda.pop_due(now) {
-            match crossing {
-                Crossing::Datagram(at, to, mut datagram) => {
-                    let arrival = Arrival { from: to.other().address(), at: now };
-                    self.sessions[at].channels[to.index()].handle_datagram(now, arrival, &mut datagram);
-                    self.pump(at, to);
-                }
-                Crossing::Packet(at, number) => {
-                    if let Some(due) = self.lines[1].offer(now, ACK).delivery() {
-                        self.agenda.push(due, Crossing::Ack(at, number));
-                    }
-                }
-                Crossing::Ack(at, number) => {
-                    self.cubics[at].1.on_ack(now, number);
-                    self.send_cubic(at);
-                }
-            }
+        while let Some((stage, crossing)) = self.agenda.pop_due(now) {
+            self.cross(stage, crossing);
         }
         for at in 0..self.sessions.len() {
             for end in End::BOTH {
-                if self.sessions[at].deadlines[end.index()].is_some_and(|due| due <= now) {
-                    self.sessions[at].channels[end.index()].handle_timeout(now);
-                    self.pump(at, end);
-                }
+                self.wake(at, end);
             }
         }
         for at in 0..self.cubics.len() {
-            let (begins, cubic) = &mut self.cubics[at];
-            if cubic.poll_timeout().unwrap_or(Instant::ZERO + *begins) <= now {
-                cubic.on_timeout(now);
+            if self.cubics[at].due() <= now {
+                self.cubics[at].cubic.on_timeout(now);
                 self.send_cubic(at);
             }
         }
     }
 
-    fn send_cubic(&mut self, at: usize) {
-        while let Some(number) = self.cubics[at].1.poll(self.now) {
-            if let Some(due) = self.lines[0].offer(self.now, PACKET).delivery() {
-                self.agenda.push(due, Crossing::Packet(at, number));
+    /// Takes one thing from one stage to the next. What waits for the same machine stays in order.
+    fn cross(&mut self, stage: Stage, crossing: Crossing) {
+        let now = self.now;
+        match (stage, crossing) {
+            (Stage::Offered, crossing) => self.offer(crossing),
+            (Stage::Delivered, crossing) => self.agenda.push(self.emulator.wakes(now), (Stage::Arrived, crossing)),
+            (_, Crossing::Datagram(at, to, datagram)) => {
+                self.sessions[at].sockets[to.index()].push((now, datagram));
+                self.sessions[at].deadlines[to.index()] = Some(now);
             }
+            (_, Crossing::Packet(at, number)) => self.send(Crossing::Ack(at, number)),
+            (Stage::Arrived, Crossing::Ack(at, number)) => {
+                self.agenda.push(self.cubics[at].machine.wakes(now), (Stage::Handled, Crossing::Ack(at, number)));
+            }
+            (Stage::Handled, Crossing::Ack(at, number)) => {
+                self.cubics[at].cubic.on_ack(now, number);
+                self.send_cubic(at);
+            }
+        }
+    }
+
+    /// Hands one thing to the emulator.
+    fn send(&mut self, crossing: Crossing) {
+        self.agenda.push(self.emulator.wakes(self.now), (Stage::Offered, crossing));
+    }
+
+    /// Puts one thing on the line.
+    fn offer(&mut self, crossing: Crossing) {
+        let (from, len) = match &crossing {
+            Crossing::Datagram(_, to, datagram) => (to.other(), (datagram.len() + DATAGRAM_OVERHEAD) as u32),
+            Crossing::Packet(..) => (End::A, PACKET),
+            Crossing::Ack(..) => (End::B, ACK),
+        };
+        if let Some(due) = self.lines[from.index()].offer(self.now, len).delivery() {
+            self.agenda.push(due, (Stage::Delivered, crossing));
+        }
+    }
+
+    /// Lets one end of a session handle what has arrived or is due, when its machine gets to it.
+    fn wake(&mut self, at: usize, end: End) {
+        let (now, index) = (self.now, end.index());
+        let session = &mut self.sessions[at];
+        if session.wakes[index].is_none() && session.deadlines[index].is_some_and(|due| due <= now) {
+            session.wakes[index] = Some(session.machines[index].wakes(now));
+        }
+        if session.wakes[index].is_some_and(|due| due <= now) {
+            session.wakes[index] = None;
+            for (arrived, mut datagram) in std::mem::take(&mut session.sockets[index]) {
+                let arrival = Arrival { from: end.other().address(), at: arrived };
+                session.channels[index].handle_datagram(now, arrival, &mut datagram);
+            }
+            if session.channels[index].poll_timeout().is_some_and(|due| due <= now) {
+                session.channels[index].handle_timeout(now);
+            }
+            self.pump(at, end);
+        }
+    }
+
+    fn send_cubic(&mut self, at: usize) {
+        while let Some(number) = self.cubics[at].cubic.poll(self.now) {
+            self.send(Crossing::Packet(at, number));
         }
     }
 
     /// Events, reads, writes and datagrams of one end, until it has nothing more to say.
     fn pump(&mut self, at: usize, end: End) {
         let now = self.now;
-        let session = &mut self.sessions[at];
-        let channel = &mut session.channels[end.index()];
         loop {
+            let session = &mut self.sessions[at];
+            let channel = &mut session.channels[end.index()];
             while let Some(event) = channel.poll_event() {
                 match event {
                     Event::Up if end == End::A => session.stream = channel.open(),
@@ -244,19 +340,22 @@ impl Rig {
             let mut any = false;
             loop {
                 self.transmit.clear();
-                let Some(batch) = channel.poll_transmit(now, &mut self.transmit) else { break };
+                let Some(batch) = self.sessions[at].channels[end.index()].poll_transmit(now, &mut self.transmit) else {
+                    break;
+                };
                 any = true;
-                for datagram in self.transmit.chunks(batch.segment_size) {
-                    let wire = (datagram.len() + DATAGRAM_OVERHEAD) as u32;
-                    if let Some(due) = self.lines[end.index()].offer(now, wire).delivery() {
-                        self.agenda.push(due, Crossing::Datagram(at, end.other(), datagram.to_vec()));
-                    }
+                let sent = std::mem::take(&mut self.transmit);
+                for datagram in sent.chunks(batch.segment_size) {
+                    self.send(Crossing::Datagram(at, end.other(), datagram.to_vec()));
                 }
+                self.transmit = sent;
             }
             if !any {
                 break;
             }
         }
+        let session = &mut self.sessions[at];
+        let channel = &session.channels[end.index()];
         session.deadlines[end.index()] = channel.poll_timeout().map(|due| due.max(Instant::ZERO + session.begins));
     }
 }
@@ -264,7 +363,16 @@ impl Rig {
 /// `sessions` that begin within the first second, over `path` for 30 s, measured over the last 20.
 fn sharing(path: PathSpec, sessions: u32) -> Sharing {
     let sessions = (0..sessions).map(|number| 170 * MS * number).collect();
-    Sharing { path, seed: 1, sessions, cubics: Vec::new(), settle: 10 * SECOND, duration: 30 * SECOND, trace: None }
+    Sharing {
+        path,
+        seed: 1,
+        sessions,
+        cubics: Vec::new(),
+        load: Load::None,
+        settle: 10 * SECOND,
+        duration: 30 * SECOND,
+        trace: None,
+    }
 }
 
 fn path(mbps: u64, rtt_ms: u32, queue_bdp: f64) -> PathSpec {
@@ -286,7 +394,10 @@ fn sharing_table() {
         for &queue in &queues {
             for &count in &counts {
                 let mut spec = sharing(path(mbps, rtt, queue), count);
-                spec.cubics = (0..cubics).map(|number| SECOND * (1 + number)).collect();
+                let first = MS * settings::value("SIM_CUBIC_AT", 1_000);
+                spec.cubics = (0..cubics).map(|number| first + SECOND * number).collect();
+                spec.load = Load::named(&settings::value("SIM_LOAD", "none".to_owned()));
+                spec.duration = SECOND * settings::value("SIM_SECONDS", 30);
                 spec.trace = settings::list("SIM_TRACE", &[]).first().map(|&millis: &u32| MS * millis);
                 spec.seed = settings::value("SIM_SEED", 1);
                 let apart = MS * settings::value("SIM_APART", 170);
@@ -344,5 +455,19 @@ fn beside_a_cubic_sender_each_has_at_least_half_of_its_part() {
         for part in parts.sessions.iter().chain(&parts.cubics) {
             assert!(part.as_bps() * 2 >= fair, "{part} of {fair} at {rtt_ms} ms, {queue_bdp} BDP: {parts:?}");
         }
+    }
+}
+
+#[test]
+fn beside_a_cubic_sender_on_machines_that_pause_each_has_at_least_half_of_its_part() {
+    let mut spec = sharing(path(1000, 12, 1.0), 1);
+    spec.sessions = vec![SECOND / 2];
+    spec.cubics = vec![Duration::ZERO];
+    spec.load = Load::Light;
+    spec.duration = 25 * SECOND;
+    let parts = run(&spec);
+    let fair = spec.path.rate().as_bps() / 2;
+    for part in parts.sessions.iter().chain(&parts.cubics) {
+        assert!(part.as_bps() * 2 >= fair, "{part} of {fair}: {parts:?}");
     }
 }

@@ -6,7 +6,7 @@ use super::{
     BEHIND, Controller, DRAIN_GAIN, FALL, FOREIGN_QUEUE_ROUNDS, LOSS_KNOWN, MEAN_ROUNDS, OVERFLOW_MIN, Phase,
     START_FALL,
 };
-use crate::rate::contest::Contest;
+use crate::rate::contest::{Contest, Overflow};
 use crate::rate::queue::NOISY_ROUNDS;
 use crate::rate::rounds::{RoundRtt, Span};
 use crate::units::{BitRate, ByteCount, Instant};
@@ -17,6 +17,8 @@ const DEEP_DRAIN_GAIN: u64 = 25;
 /// estimate and of what was offered. A machine that pauses makes up for it in the next.
 const SLOWER: u64 = 75;
 const SLOWER_SLICES: usize = 3;
+/// Rounds in which is still being missed what the first acceleration, or a path that became slower, made overflow.
+const MOVED_LOSSES: u64 = 8;
 /// Of whole rounds it takes two, three where the RTT is shorter than machines may pause.
 const SLOWER_PAUSE: Duration = Duration::from_millis(20);
 /// Where the RTT does not vary by itself, a queue that stands is drained after [`FOREIGN_QUEUE_ROUNDS`] and again each
@@ -135,6 +137,8 @@ impl Controller {
         // The RTT has varied by this queue, which is no jitter, and what was lost since the last probe began may have
         // overflowed it.
         self.queue.forget_noise();
+        self.overflowed = None;
+        self.moved_at = Some(self.round);
         (self.low_acked, self.low_lost) = self.low_before_probe;
         self.standing_rounds = 0;
         self.enter(now, Phase::Drain, DEEP_DRAIN_GAIN);
@@ -180,10 +184,37 @@ impl Controller {
             let failed = self.standing_rounds >= 2 * FOREIGN_QUEUE_ROUNDS;
             if failed || (now < self.wary_until && self.standing_rounds >= WARY_ROUNDS) {
                 let rtt = self.queue.min_rtt() + self.queue.queue();
-                let window = self.rate.bytes_in(rtt).as_u64() as f64 / self.config.datagram.as_u64().max(1) as f64;
-                self.contest = Some(Contest::new(now, window));
+                self.contest = Some(Contest::new(now, self.in_datagrams(rtt)));
             }
         }
+    }
+
+    /// Remembers a queue that overflowed, whoever filled it: neighbours who answer to loss need time to come back.
+    pub(super) fn note_overflow(&mut self, now: Instant, span: &Span, rtt: RoundRtt) {
+        let before = self.overflowed.take().filter(|overflow| !overflow.is_over(now));
+        self.overflowed = before;
+        let moved = self.moved_at.is_some_and(|at| self.round - at < MOVED_LOSSES);
+        if !self.is_settled() || self.is_short() || moved || !self.is_lossy(span, OVERFLOW_MIN) {
+            return;
+        }
+        // A queue that overflows raises the mean as well, more than jitter does.
+        let queue = rtt.mean.saturating_sub(self.queue.min_rtt());
+        if queue < (self.queue.min_rtt() / 4).max(2 * self.queue.jitter()) {
+            return;
+        }
+        let window = self.in_datagrams(rtt.mean);
+        let probing = matches!(self.phase, Phase::Up | Phase::Down);
+        let next = match before {
+            Some(before) => before.again(now, queue, window, probing),
+            None => Overflow::new(now, queue, window),
+        };
+        self.overflowed = Some(next);
+        self.heeds_overflow = !next.is_in_vain(now);
+    }
+
+    /// What is in flight at the estimate and this RTT.
+    fn in_datagrams(&self, rtt: Duration) -> f64 {
+        self.rate.bytes_in(rtt).as_u64() as f64 / self.config.datagram.as_u64().max(1) as f64
     }
 
     /// One round beside a neighbour who fills the queue.

@@ -1,6 +1,10 @@
 //! Probes: offering a little more for a moment, and what the path answers.
 
+use std::time::Duration;
+
 use super::{Controller, EXCESS_LOSS_PERMILLE, Phase};
+use crate::rate::contest::Overflow;
+use crate::rate::queue::{NOISY_ROUNDS, ROUND_MIN};
 use crate::rate::rounds::Span;
 use crate::units::{BitRate, Instant};
 
@@ -18,6 +22,9 @@ const SHORT_FOLLOW_GAIN: u64 = 130;
 /// Where the RTT varies by itself, a probe is longer and lower: its answer is an average.
 const NOISY_UP_GAIN: u64 = 115;
 const NOISY_UP_ROUNDS: u32 = 3;
+/// After an overflow a queue shorter than this part of the smallest RTT, and than this, is none.
+const EMPTY: u32 = 16;
+const EMPTY_MIN: Duration = Duration::from_millis(1);
 /// Excess over the estimate, in percent, that has to be offered before the answer to a probe counts.
 const PROBED: u64 = 108;
 /// The same over a path shorter than a round.
@@ -35,6 +42,30 @@ impl Controller {
         }
     }
 
+    /// The overflow that is not to be repeated.
+    fn heeded(&self) -> Option<Overflow> {
+        self.overflowed.filter(|_| self.heeds_overflow)
+    }
+
+    /// By how much a probe may exceed the estimate, in percent, so that the queue does not overflow again so soon.
+    fn excess_max(&self) -> u64 {
+        let Some(overflow) = self.heeded() else { return UP_GAIN_MAX - 100 };
+        // The last round, where the average was begun anew just now.
+        let rtt = self.queue.recent(NOISY_ROUNDS).max(self.queue.min_rtt());
+        let queue = self.queue.rise().max(rtt - self.queue.min_rtt());
+        // An empty path is nobody's: machines that pause overflow a queue too, and take nothing by it.
+        let empty = queue <= (self.queue.min_rtt() / EMPTY).max(EMPTY_MIN);
+        let room = overflow.room((!empty).then_some(queue));
+        let lasts = rtt.max(ROUND_MIN) * self.up_rounds();
+        let percent = u64::try_from(room.as_nanos() * 100 / lasts.as_nanos()).unwrap_or(u64::MAX);
+        percent.max(if empty { PROBED - 100 } else { 0 }).min(UP_GAIN - 100)
+    }
+
+    /// A probe would not overflow the queue.
+    pub(super) fn has_room(&self) -> bool {
+        100 + self.excess_max() >= PROBED
+    }
+
     /// Begins a probe. Of what the sender's lateness leaves, the path is to see the whole.
     pub(super) fn probe(&mut self, now: Instant) {
         // What is acknowledged in the first rounds of a phase left in the one before, slower on purpose.
@@ -48,7 +79,7 @@ impl Controller {
         } else {
             (UP_GAIN, UP_GAIN_MAX)
         };
-        self.enter(now, Phase::Up, (gain * late.clamp(100, 200) / 100).min(most));
+        self.enter(now, Phase::Up, (gain * late.clamp(100, 200) / 100).min(most).min(100 + self.excess_max()));
     }
 
     /// A probe was answered with more: accelerate.
@@ -70,8 +101,19 @@ impl Controller {
         {
             return false;
         }
+        // What is free may be what a neighbour has left and comes back for: less than two probes in a row show.
+        if self.heeded().is_some() && !self.has_room() {
+            return false;
+        }
         self.probed = false;
         self.rate = offered.min(span.delivered);
+        if self.heeded().is_some() && self.answered == 0 {
+            self.answered = 1;
+            self.probed = true;
+            self.probe(now);
+            return true;
+        }
+        self.answered = 0;
         self.flat_base = self.rate;
         self.flat_rounds = 0;
         self.enter(now, Phase::Accelerate, if short { SHORT_FOLLOW_GAIN } else { FOLLOW_GAIN });
@@ -93,10 +135,14 @@ impl Controller {
             self.answered = 0;
             return false;
         }
+        self.rate = self.rate.max(offered.percent(97));
+        if !self.has_room() {
+            self.answered = 0;
+            return false;
+        }
         self.answered += 1;
         self.probed = true;
         self.before_probe = self.queue.recent(NOISY_UP_ROUNDS as usize);
-        self.rate = self.rate.max(offered.percent(97));
         self.probe(now);
         true
     }
