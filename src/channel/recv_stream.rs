@@ -8,6 +8,9 @@ use super::ring::ByteRing;
 
 /// Credit a stream begins with.
 pub(super) const INITIAL_WINDOW: u64 = 16 << 20;
+/// Credit that the first answer grants: a start that doubles every RTT is not to wait for it on any path to 1 Gbps over
+/// 300 ms. What arrives is read at once, so that it takes no memory.
+const FIRST_WINDOW: u64 = 128 << 20;
 /// Credit a stream grows to at most: more than the BDP of 10 Gbps over 300 ms.
 pub(super) const WINDOW_MAX: u64 = 512 << 20;
 
@@ -44,7 +47,7 @@ impl RecvStream {
             received: RangeSet::default(),
             end: None,
             contiguous: 0,
-            window: INITIAL_WINDOW,
+            window: FIRST_WINDOW,
             limit: INITIAL_WINDOW,
             told: 0,
         }
@@ -137,9 +140,9 @@ impl RecvStream {
         (consumed, self.limit)
     }
 
-    /// The reader keeps up with at least half a window per RTT: the window may be what limits the peer.
+    /// The reader keeps up with at least a quarter of a window per RTT: the window may soon be what limits the peer.
     pub(super) fn widen(&mut self, consumed_per_rtt: u64) {
-        if consumed_per_rtt * 2 >= self.window {
+        if consumed_per_rtt * 4 >= self.window {
             self.window = (self.window * 2).min(WINDOW_MAX);
         }
     }
@@ -259,7 +262,7 @@ mod tests {
         stream.insert(&mut ChunkPool::default(), 0, &[0; 1000], false).unwrap();
         stream.consume(&mut ChunkPool::default(), 1000);
         assert!(stream.has_news());
-        assert_eq!(stream.credit(), (1000, INITIAL_WINDOW + 1000));
+        assert_eq!(stream.credit(), (1000, FIRST_WINDOW + 1000));
         assert!(!stream.has_news());
     }
 }

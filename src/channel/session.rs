@@ -98,6 +98,9 @@ pub(super) struct Session {
     ping_due: bool,
     close_due: u32,
     credit_deadline: Option<Instant>,
+    /// When credit that was told is told again, unless newer has been: the peer may wait for nothing else.
+    credit_again_at: Option<Instant>,
+    telling_again: bool,
     forgot: u64,
     low_acked: u64,
     low_lost: u64,
@@ -147,6 +150,8 @@ impl Session {
             ping_due: true,
             close_due: 0,
             credit_deadline: None,
+            credit_again_at: None,
+            telling_again: false,
             forgot: 0,
             low_acked: 0,
             low_lost: 0,
@@ -374,6 +379,12 @@ impl Session {
         if self.sent.loss_deadline(&self.rtt).is_some_and(|at| at <= now) {
             self.detect_losses(now, None, None);
         }
+        if self.credit_again_at.is_some_and(|at| at <= now) {
+            self.credit_again_at = None;
+            self.telling_again = true;
+            self.streams.settle_credits(true);
+            self.credit_deadline = Some(now);
+        }
         if self.probe_at().is_some_and(|at| at <= now) {
             self.probes += 1;
             if self.probes <= DATA_PROBES {
@@ -398,9 +409,13 @@ impl Session {
     /// Puts what the oldest packet in flight carried into line again, without calling it lost.
     fn resend_oldest(&mut self) {
         for frame in self.sent.oldest_in_flight() {
-            if let SentFrame::Stream { stream, offset, len, fin } = frame {
-                self.streams.on_stream_lost(stream, offset, u64::from(len), fin);
-                self.probe_data_due = true;
+            match frame {
+                SentFrame::Stream { stream, offset, len, fin } => {
+                    self.streams.on_stream_lost(stream, offset, u64::from(len), fin);
+                    self.probe_data_due = true;
+                }
+                SentFrame::Credit(stream) => self.streams.on_credit_lost(stream),
+                SentFrame::Reset(..) | SentFrame::MtuProbe(_) => {}
             }
         }
     }
@@ -433,6 +448,7 @@ impl Session {
             now_due,
             self.received.deadline(),
             self.credit_deadline,
+            self.credit_again_at,
             self.sent.loss_deadline(&self.rtt),
             self.probe_at(),
             self.sent.last_eliciting().map(|at| at + KEEP_ALIVE),
@@ -607,14 +623,23 @@ impl Session {
             self.sent.carry(SentFrame::Reset(stream, code));
             eliciting = true;
         }
+        let mut told = false;
         while limit - out.len() > wire::CREDIT_LEN_MAX {
             let Some((stream, consumed, granted)) = self.streams.next_credit() else {
                 self.credit_deadline = None;
                 break;
             };
+            told = true;
             wire::put_credit(stream, consumed, granted, out);
             self.sent.carry(SentFrame::Credit(stream));
             eliciting = true;
+        }
+        if told {
+            let first = !std::mem::take(&mut self.telling_again);
+            self.credit_again_at = first.then(|| now + (self.rtt.srtt() / 4).max(ACK_DELAY_MAX));
+            if !first {
+                self.streams.settle_credits(false);
+            }
         }
         eliciting
     }

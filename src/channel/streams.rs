@@ -36,6 +36,8 @@ struct Stream {
     share: Share,
     /// Stands in the queue of streams whose peer should hear of credit.
     credit: bool,
+    /// Its credit was told of late, and may have to be told again.
+    told: bool,
     /// A write took less than offered.
     blocked: bool,
     /// The writer wants to know when the peer has consumed up to here.
@@ -76,6 +78,7 @@ pub(super) struct Streams {
     losing: VecDeque<StreamId>,
     turns: Turns,
     credits: VecDeque<StreamId>,
+    told: Vec<StreamId>,
     resets: VecDeque<(StreamId, ResetCode)>,
     blocked: VecDeque<StreamId>,
     /// Streams with something to judge once per RTT: thousands of others rest.
@@ -109,6 +112,7 @@ impl Streams {
             losing: VecDeque::new(),
             turns: Turns::default(),
             credits: VecDeque::new(),
+            told: Vec::new(),
             resets: VecDeque::new(),
             blocked: VecDeque::new(),
             restless: Vec::new(),
@@ -131,6 +135,7 @@ impl Streams {
             losing: false,
             share: Share::default(),
             credit: false,
+            told: false,
             blocked: false,
             awaited: None,
             notified: false,
@@ -368,11 +373,28 @@ impl Streams {
         while let Some(id) = self.credits.pop_front() {
             if let Some(stream) = self.table.get_mut(&id) {
                 stream.credit = false;
+                if !std::mem::replace(&mut stream.told, true) {
+                    self.told.push(id);
+                }
                 let (consumed, limit) = stream.recv.credit();
                 return Some((id, consumed, limit));
             }
         }
         None
+    }
+
+    /// Forgets which credits were told; `again`: each is to be told once more.
+    pub(super) fn settle_credits(&mut self, again: bool) {
+        let mut told = std::mem::take(&mut self.told);
+        for id in told.drain(..) {
+            if let Some(stream) = self.table.get_mut(&id) {
+                stream.told = false;
+            }
+            if again {
+                self.enqueue_credit(id);
+            }
+        }
+        self.told = told;
     }
 
     pub(super) fn has_resets(&self) -> bool {

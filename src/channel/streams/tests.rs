@@ -214,3 +214,21 @@ fn backlog_is_bounded_for_one_and_shared_by_many() {
     streams.release_idle();
     assert_eq!(streams.memory(), 0, "streams that are gone hold nothing");
 }
+
+#[test]
+fn credit_that_was_told_of_late_is_told_once_more() {
+    let mut streams = Streams::new(true);
+    for id in [1, 3] {
+        streams.on_stream(StreamId(id), 0, &[0; 100], false).unwrap();
+        streams.consume(StreamId(id), 100);
+    }
+    let told =
+        |streams: &mut Streams| std::iter::from_fn(|| streams.next_credit()).map(|(id, ..)| id.0).collect::<Vec<_>>();
+    assert_eq!(told(&mut streams), [1, 3]);
+    assert!(!streams.has_credits());
+    streams.settle_credits(true);
+    assert_eq!(told(&mut streams), [1, 3]);
+    streams.settle_credits(false);
+    streams.settle_credits(true);
+    assert!(!streams.has_credits(), "and not again");
+}
