@@ -234,6 +234,11 @@ impl BitRate {
     pub fn percent(self, percent: u64) -> BitRate {
         BitRate(mul_div(self.0, percent, 100))
     }
+
+    /// This rate times `permille` / 1000.
+    pub fn permille(self, permille: u64) -> BitRate {
+        BitRate(mul_div(self.0, permille, 1000))
+    }
 }
 
 impl Mul<u64> for BitRate {

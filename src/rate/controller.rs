@@ -1,10 +1,13 @@
 //! The rate controller: how fast to send, from a model of the path. The law and its sources: [`crate::rate`].
 
+mod acceleration;
 mod giving_way;
+mod noisy;
 mod probe;
 
 use std::time::Duration;
 
+use self::acceleration::Buildup;
 use super::contest::{Contest, Overflow};
 use super::delivery::RateSample;
 use super::queue::{NOISY_ROUNDS, QueueEstimator, ROUND_MIN};
@@ -23,18 +26,14 @@ const DOWN_GAIN: u64 = 90;
 const SHORT_CRUISE_ROUNDS: u32 = 6;
 const SHORT_CRUISE_GAIN: u64 = 102;
 const NOISY_DOWN_GAIN: u64 = 85;
+const NOISY_DOWN_ROUNDS: u32 = 4;
+const NOISY_CRUISE_ROUNDS: u32 = 4;
 /// Cruising there tends upwards: a queue, once it stands, shows the path's rate exactly, where its absence shows nothing.
 const NOISY_CRUISE_GAIN: u64 = 101;
 /// Lowest gain of the queue correction.
 const CORRECTION_FLOOR: u64 = 80;
-/// Growth per round, in percent, that keeps acceleration going.
-const GROWTH: u64 = 125;
 /// The path is the limit where it delivers less than this share, in percent, of what it is offered in plenty.
 const BEHIND: u64 = 85;
-/// Rounds without growth that end acceleration even when the path does not fall behind.
-const FLAT_ROUNDS: u32 = 3;
-/// Rounds without growth that end it in any case, as when the window or the far end is the limit.
-const FLAT_ROUNDS_MAX: u32 = 8;
 /// Rounds over which the mean rate is taken.
 const MEAN_ROUNDS: usize = 4;
 /// Rounds of correction without effect after which the queue counts as somebody else's.
@@ -49,8 +48,8 @@ const INITIAL_RATE_MAX: BitRate = BitRate::from_mbps(100);
 pub(super) const WINDOW_MIN: u64 = 16;
 /// Window as a share of the BDP in percent; what is above 100 absorbs ack aggregation and jitter.
 const WINDOW_GAIN: u64 = 200;
-/// Window gain while accelerating and no queue shows yet.
-const START_WINDOW_GAIN: u64 = 240;
+/// The same while accelerating where the RTT may vary by itself.
+const VARYING_WINDOW_GAIN: u64 = 220;
 /// Time that offload batches and held acks keep datagrams accounted for.
 const WINDOW_SLACK: Duration = Duration::from_millis(2);
 /// A cycle of probing is not shorter than this, however short the RTT.
@@ -68,10 +67,10 @@ const LOSS_KNOWN: u64 = 256;
 const EXCESS_LOSS_PERMILLE: u64 = 15;
 /// Lost datagrams in a round that, with a queue, show its overflow.
 const OVERFLOW_MIN: u64 = 8;
+/// Loss that may be the path's own while that is not known.
+const UNKNOWN_LOSS_PERMILLE: u64 = 160;
 /// No queue that overflows is shorter than this: below it a round's RTT is that of schedulers.
 const OVERFLOW_QUEUE_MIN: Duration = Duration::from_millis(1);
-/// The estimate falls to this share of itself at most, in percent, where acceleration ends.
-const START_FALL: u64 = 60;
 /// When the minimum RTT has not been seen again for this long, the flow drains its queue once to measure it.
 const MIN_RTT_EXPIRY: Duration = Duration::from_secs(10);
 
@@ -161,6 +160,7 @@ pub struct Controller {
     slice_rise: Duration,
     flat_base: BitRate,
     flat_rounds: u32,
+    buildup: Buildup,
     /// It has cruised: whoever accelerates again follows a probe.
     has_cruised: bool,
     /// It accelerated, or the path became slower, since it last cruised: the queue moved, and not by itself.
@@ -213,6 +213,7 @@ impl Controller {
             slice_rise: Duration::ZERO,
             flat_base: BitRate::ZERO,
             flat_rounds: 0,
+            buildup: Buildup::default(),
             has_cruised: false,
             unsettled: false,
             probed: false,
@@ -243,6 +244,11 @@ impl Controller {
             return 0;
         }
         (self.low_lost * 1000 / seen).min(OWN_LOSS_MAX_PERMILLE)
+    }
+
+    /// Share of loss that may be the path's own, in permille.
+    fn possible_loss_permille(&self) -> u64 {
+        if self.low_acked + self.low_lost < LOSS_KNOWN { UNKNOWN_LOSS_PERMILLE } else { self.own_loss_permille() }
     }
 
     /// The rate to pace at, wire bytes.
@@ -289,11 +295,14 @@ impl Controller {
         if let Some(contest) = self.contest {
             return self.in_bytes(&contest).max(ByteCount::new(WINDOW_MIN * datagram));
         }
-        let calm = self.queue.queue() <= (self.queue.min_rtt() / 8).max(Duration::from_millis(1));
-        let wide = (self.phase == Phase::Accelerate && calm) || self.queue.is_noisy();
-        let gain = if wide { START_WINDOW_GAIN } else { WINDOW_GAIN };
         let slack = self.pacing_rate().bytes_in(WINDOW_SLACK).as_u64();
-        ByteCount::new((self.bdp().as_u64() * gain / 100 + slack).max(WINDOW_MIN * datagram))
+        let (bdp, gain) = if self.phase == Phase::Accelerate && self.may_vary() {
+            // The first RTTs may have been small ones.
+            (self.rate.bytes_in(self.queue.last_rtt().min(2 * self.queue.min_rtt())), VARYING_WINDOW_GAIN)
+        } else {
+            (self.bdp(), WINDOW_GAIN)
+        };
+        ByteCount::new((bdp.as_u64() * gain / 100 + slack).max(WINDOW_MIN * datagram))
     }
 
     /// The window beside a neighbour, in bytes.
@@ -309,7 +318,11 @@ impl Controller {
     /// Whether what is sent now stays below the path's rate, so that its losses are the path's own.
     pub fn is_below_path_rate(&self) -> bool {
         // While a long queue stands, what is lost may have overflowed it.
-        let full = !self.is_short() && self.slice_rise > self.full_queue();
+        let full = if self.queue.is_noisy() {
+            self.queue.queue() > self.full_queue() || self.slice_rise > self.full_queue() * 3 / 2
+        } else {
+            !self.is_short() && self.slice_rise > self.full_queue()
+        };
         !full && (self.phase == Phase::Down || (self.phase == Phase::Cruise && self.effective_gain() < 97))
     }
 
@@ -327,7 +340,7 @@ impl Controller {
     pub fn on_ack(&mut self, report: &AckReport) {
         let now = report.now;
         self.queue.on_rtt(now, report.rtt, report.min_rtt);
-        if self.queue.min_rtt() + self.queue.target() < self.low_min_rtt {
+        if !self.queue.is_noisy() && self.queue.min_rtt() + self.queue.target() < self.low_min_rtt {
             // What was taken for an empty path had a queue, and it may have overflowed.
             (self.low_acked, self.low_lost, self.low_before_probe) = (0, 0, (0, 0));
             self.low_min_rtt = self.queue.min_rtt();
@@ -350,16 +363,19 @@ impl Controller {
         if let Some(sample) = report.sample {
             self.is_measured = true;
             // While accelerating the newest sample is the best. An app-limited one counts only where it shows more.
-            if self.phase == Phase::Accelerate && !self.is_short() {
+            if self.phase == Phase::Accelerate && !self.is_short() && !self.may_vary() {
                 self.rate = self.rate.max(sample.rate);
             }
-            ended = self.rounds.on_sample(now, &sample, report.delivered, ROUND_MIN);
+            // Where delay varies by more than the RTT, a round has to outlast that.
+            let at_least = if self.is_short() && self.queue.is_noisy() { 2 * ROUND_MIN } else { ROUND_MIN };
+            ended = self.rounds.on_sample(now, &sample, report.delivered, at_least);
             let sample = RateSample { prior_delivered: u64::MAX, ..sample };
             let at_least = (self.queue.min_rtt() / SLICES).max(ROUND_MIN);
             slice_ended = self.slices.on_sample(now, &sample, report.delivered, at_least);
         }
         let drains_to = if self.phase == Phase::Drain { self.drain_to } else { 100 };
-        let fits = report.in_flight.as_u64() * 100 <= self.bdp().as_u64() * drains_to;
+        let empty = if self.queue.is_noisy() { self.rate.bytes_in(self.queue.mean_rtt()) } else { self.bdp() };
+        let fits = report.in_flight.as_u64() * 100 <= empty.as_u64() * drains_to;
         if fits && (self.phase == Phase::Drain || (self.phase == Phase::Down && self.phase_rounds >= 1)) {
             self.enter_cruise(now);
         }
@@ -383,8 +399,7 @@ impl Controller {
 
     /// What was offered, less what the path loses by itself.
     fn offered(&self, span: &Span) -> BitRate {
-        let kept = u128::from(1000 - self.own_loss_permille());
-        BitRate::from_bps(u64::try_from(u128::from(span.offered.as_bps()) * kept / 1000).unwrap_or(u64::MAX))
+        span.offered.permille(1000 - self.own_loss_permille())
     }
 
     fn on_round(&mut self, now: Instant, report: &AckReport) {
@@ -431,7 +446,8 @@ impl Controller {
             Phase::Down => {
                 if !self.follow(now, &span) {
                     self.raise(&span);
-                    if self.phase_rounds >= 3 {
+                    let longer = self.queue.is_noisy() && !self.is_short();
+                    if self.phase_rounds >= if longer { NOISY_DOWN_ROUNDS } else { 3 } {
                         self.enter_cruise(now);
                     }
                 }
@@ -455,55 +471,6 @@ impl Controller {
         let own = self.own_loss_permille();
         let lost = span.bytes * span.lost_permille / 1000 / self.config.datagram.as_u64().max(1);
         span.lost_permille > own + own / 4 + EXCESS_LOSS_PERMILLE && lost >= least
-    }
-
-    fn on_round_accelerating(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) {
-        if self.is_short() {
-            self.rate = self.rate.max(span.shown());
-        }
-        if self.rate >= self.flat_base.percent(GROWTH) {
-            self.flat_base = self.rate;
-            self.flat_rounds = 0;
-        } else {
-            self.flat_rounds += 1;
-        }
-        // A sender with little to say proves nothing, whatever jitter makes its few samples look like.
-        if app_limited && in_flight.as_u64() < INITIAL_WINDOW / 2 * self.config.datagram.as_u64() {
-            return;
-        }
-        // A full queue drops, and it is long: both together are no weather.
-        if self.overflows(span) {
-            self.fall_to(span.delivered, START_FALL);
-            self.enter(now, Phase::Drain, DRAIN_GAIN);
-            return;
-        }
-        // The rate stands still while the path is offered more: it is the limit. A pause of some machine looks the same
-        // for a moment, but then nothing is offered either, or the next round makes up for it.
-        let noisy = self.queue.is_noisy();
-        let both = self.rounds.last(if noisy { 3 } else { 2 }).unwrap_or(*span);
-        let behind = both.delivered < both.offered.percent(BEHIND);
-        let queued = self.queue.queue() > self.queue.min_rtt() / 4;
-        let wanted = if noisy {
-            3
-        } else if (queued || self.is_lossy(&both, OVERFLOW_MIN)) && !self.is_short() {
-            1
-        } else {
-            2
-        };
-        let plenty = both.offered > self.rate.percent(110);
-        // What a probe found was left by others who make room for more, as long as they see a queue.
-        let pushes = self.queue.queue() > self.deep_queue() && self.has_cruised && !noisy && !self.is_short();
-        let ended = pushes
-            || (behind && self.flat_rounds >= wanted)
-            || (plenty && self.flat_rounds >= FLAT_ROUNDS)
-            || self.flat_rounds >= FLAT_ROUNDS_MAX;
-        if ended {
-            if behind {
-                // Over more than one RTT the ends of the interval matter less than in the samples so far.
-                self.fall_to(both.delivered, START_FALL);
-            }
-            self.enter(now, Phase::Drain, DRAIN_GAIN);
-        }
     }
 
     fn on_round_cruising(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) {
@@ -545,7 +512,7 @@ impl Controller {
         // Two to four rounds, so that sessions which share a path do not probe in step.
         let stagger = ((self.round ^ now.as_nanos()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32 % 3;
         let (rounds, gain) = if self.queue.is_noisy() {
-            (NOISY_ROUNDS as u32, NOISY_CRUISE_GAIN)
+            (NOISY_CRUISE_ROUNDS, NOISY_CRUISE_GAIN)
         } else if self.is_short() {
             (SHORT_CRUISE_ROUNDS, SHORT_CRUISE_GAIN)
         } else {

@@ -35,13 +35,17 @@
 //!   drain that shows it, and forgets the loss that he took for the path's own. Acceleration ends with the first round
 //!   without growth where more is lost than the path loses, and, once the path is known, with a long queue: others make
 //!   room as long as they see one.
-//! - *Jitter.* Where the RTT varies within every round, eight rounds are averaged and held against the smallest such
-//!   average; probes last three rounds and are judged by whether their excess has queued; cruising tends upwards, because
-//!   a queue, once it stands, shows the path's rate exactly.
+//! - *Jitter.* Where the RTT varies within every round, a round or two prove nothing. As in BBR the estimate is the best of
+//!   the last eight rounds, each time the mean of three. It falls to that only where the path kept less than nine tenths of
+//!   what it was offered and did not lose, or lost more than few datagrams may show by chance. Eight rounds are averaged for
+//!   the queue and held against the smallest such average, as far as jitter explains that; probes last three rounds and are
+//!   judged by whether their excess has queued, and what they queued is drained for longer.
 //! - *Loss.* Random loss is not congestion. It is measured on what was sent below the path's rate, and the pace is raised
 //!   by it: a link that loses 5 % delivers its full rate only when offered 1 / 0.95 of it.
-//! - *Acceleration* ends when two rounds, three under jitter, brought no growth while the path was offered more, and with
-//!   the first quarter of an RTT that shows a queue that overflows.
+//! - *Acceleration* ends when two rounds, three under jitter, brought no growth while the path was offered more, with the
+//!   first quarter of an RTT that shows a queue that overflows, and on a path that was calm before as soon as a queue builds
+//!   up over three quarters of an RTT while no more is delivered (HyStart++, RFC 9406, looks at the RTT alone, which makes
+//!   room for nobody who comes late).
 //! - *Lateness* is made up for by the pacer within bounds; a probe by a late sender is the stronger for it.
 //!
 //! # The operator's rate

@@ -104,8 +104,7 @@ impl QueueEstimator {
         self.queue = if !self.is_noisy() {
             rtt.min.saturating_sub(self.min_rtt)
         } else if self.minima.len() == NOISY_ROUNDS {
-            let floor = self.floors.iter().map(|(_, floor)| *floor).min().unwrap_or(self.min_rtt);
-            self.recent(NOISY_ROUNDS).saturating_sub(floor)
+            self.recent(NOISY_ROUNDS).saturating_sub(self.floor().unwrap_or(self.min_rtt))
         } else {
             Duration::ZERO
         };
@@ -161,6 +160,12 @@ impl QueueEstimator {
         (self.spread, self.step, self.noisy) = (Duration::ZERO, Duration::ZERO, false);
     }
 
+    /// The smallest average, as far as jitter explains it: a queue may have stood all the time.
+    fn floor(&self) -> Option<Duration> {
+        let most = self.min_rtt + (self.step * 3).max(self.min_rtt / 16).max(FLOOR);
+        self.floors.iter().map(|(_, floor)| *floor).min().map(|floor| floor.min(most))
+    }
+
     /// Queueing delay of the last whole round, or where the RTT varies by itself, of the last [`NOISY_ROUNDS`].
     pub(super) fn queue(&self) -> Duration {
         self.queue
@@ -169,6 +174,11 @@ impl QueueEstimator {
     /// The smallest RTT of the last round above the propagation delay.
     pub(super) fn rise(&self) -> Duration {
         self.last.back().map_or(Duration::ZERO, |last| last[0].saturating_sub(self.min_rtt))
+    }
+
+    /// The mean RTT of the last round; the smallest ever before there was one.
+    pub(super) fn last_rtt(&self) -> Duration {
+        self.last.back().map_or(self.min_rtt, |last| last[0] + last[1])
     }
 
     /// How far the RTT varies within a round by itself, as far as known.
@@ -194,7 +204,17 @@ impl QueueEstimator {
 
     /// The RTT of an empty path, delay that varies by itself included.
     pub(super) fn base_rtt(&self) -> Duration {
-        self.min_rtt.max(FLOOR) + self.spread + self.step * 2
+        if self.min_rtt < ROUND_MIN {
+            // Rounds are longer than the RTT, so that their smallest says little of the mean.
+            return self.min_rtt.max(FLOOR) + (self.spread + self.step) * 3 / 2;
+        }
+        let floor = self.floor().filter(|_| self.is_noisy());
+        floor.unwrap_or(self.min_rtt + self.step) + self.spread + self.step
+    }
+
+    /// The mean RTT of an empty path whose delay varies by itself.
+    pub(super) fn mean_rtt(&self) -> Duration {
+        self.floor().unwrap_or(self.min_rtt + self.step * 2) + self.spread
     }
 
     /// It is well known that the RTT does not vary by itself.
@@ -232,6 +252,17 @@ mod tests {
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_queue_that_stood_from_the_start_is_not_taken_for_jitter() {
+        let mut queue = QueueEstimator::new(Instant::ZERO, ms(40));
+        for number in 0..40 {
+            let min = if number % 2 == 0 { ms(95) } else { ms(105) };
+            queue.on_round(Instant::from_millis(number * 100), RoundRtt { min, mean: min + ms(6) });
+        }
+        assert!(queue.is_noisy() && queue.is_standing(), "{:?} of {:?}", queue.queue(), queue.target());
+        assert!(queue.base_rtt() < ms(95), "{:?}", queue.base_rtt());
     }
 
     #[test]

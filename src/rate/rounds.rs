@@ -40,6 +40,18 @@ pub(super) struct Span {
 }
 
 impl Span {
+    fn between(start: &Mark, end: &Mark) -> Span {
+        let bytes = end.delivered - start.delivered;
+        let lost = end.lost - start.lost;
+        Span {
+            offered: BitRate::from_transfer(ByteCount::new(end.sent - start.sent), end.sent_at - start.sent_at),
+            delivered: BitRate::from_transfer(ByteCount::new(bytes), end.at - start.at),
+            bytes,
+            lost_permille: lost * 1000 / (bytes + lost).max(1),
+            lasted: end.at - start.at,
+        }
+    }
+
     /// What the path has shown that it can carry. It never delivers more than it was offered: acks that arrive in a
     /// lump (draft-cheng-iccrg-delivery-rate-estimation section 3.3 has the same bound for a sample).
     pub(super) fn shown(&self) -> BitRate {
@@ -143,19 +155,26 @@ impl Rounds {
         rounds.map(rate).max()
     }
 
+    /// What the round `back` rounds before the last whole one came to.
+    pub(super) fn ago(&self, back: usize) -> Option<Span> {
+        let start = self.marks.get(self.marks.len().checked_sub(back + 2)?)?;
+        let end = self.marks.get(self.marks.len().checked_sub(back + 1)?)?;
+        Some(Span::between(start, end))
+    }
+
+    /// The most that `together` rounds in a row have shown ([`Span::shown`]), of the last `count`; `None` where there are
+    /// not as many.
+    pub(super) fn best_shown(&self, together: usize, count: usize) -> Option<BitRate> {
+        let first = self.marks.len().checked_sub(count + 1)?;
+        let rounds = self.marks.range(first..).zip(self.marks.range(first + together..));
+        rounds.map(|(start, end)| Span::between(start, end).shown()).max()
+    }
+
     /// What the last `count` whole rounds came to; `None` where there are not as many.
     pub(super) fn last(&self, count: usize) -> Option<Span> {
         let end = self.marks.back()?;
         let start = self.marks.get(self.marks.len().checked_sub(count + 1)?)?;
-        let bytes = end.delivered - start.delivered;
-        let lost = end.lost - start.lost;
-        Some(Span {
-            offered: BitRate::from_transfer(ByteCount::new(end.sent - start.sent), end.sent_at - start.sent_at),
-            delivered: BitRate::from_transfer(ByteCount::new(bytes), end.at - start.at),
-            bytes,
-            lost_permille: lost * 1000 / (bytes + lost).max(1),
-            lasted: end.at - start.at,
-        })
+        Some(Span::between(start, end))
     }
 }
 
@@ -200,6 +219,9 @@ mod tests {
         assert_eq!(rounds.best(1, 2), Some(BitRate::from_kbps(800)));
         assert!(rounds.last(2).unwrap().delivered < BitRate::from_kbps(300));
         assert_eq!(rounds.best(1, 4), None);
+        assert_eq!(rounds.best_shown(1, 3), Some(BitRate::from_kbps(800)), "no more than was offered");
+        assert_eq!(rounds.ago(1).unwrap().delivered, BitRate::from_kbps(40));
+        assert_eq!((rounds.ago(0), rounds.ago(3)), (rounds.last(1), None));
     }
 
     #[test]

@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
-use super::{
-    BEHIND, Controller, DRAIN_GAIN, FALL, FOREIGN_QUEUE_ROUNDS, LOSS_KNOWN, MEAN_ROUNDS, OVERFLOW_MIN, Phase,
-    START_FALL,
-};
+use super::{BEHIND, Controller, DRAIN_GAIN, FALL, FOREIGN_QUEUE_ROUNDS, LOSS_KNOWN, MEAN_ROUNDS, OVERFLOW_MIN, Phase};
 use crate::rate::contest::{Contest, Overflow};
-use crate::rate::queue::NOISY_ROUNDS;
 use crate::rate::rounds::{RoundRtt, Span};
 use crate::units::{BitRate, ByteCount, Instant};
 
@@ -33,7 +29,7 @@ const GIVEN_WAY: u64 = 60;
 const WARY: Duration = Duration::from_secs(20);
 const WARY_ROUNDS: u32 = 2;
 /// Lost datagrams that make a share of loss believable.
-const EXCESS_LOSS_MIN: u64 = 24;
+pub(super) const EXCESS_LOSS_MIN: u64 = 24;
 
 impl Controller {
     /// Lowers the estimate where the path shows that it is too high. True when that begins another phase.
@@ -41,12 +37,15 @@ impl Controller {
     /// A sender that was late, or had little to say, sees little delivered, which is no evidence against the path: what
     /// counts is a queue that stands although the path is not offered more than the estimate, and loss beyond the own.
     pub(super) fn lower(&mut self, now: Instant, span: &Span, in_flight: ByteCount) -> bool {
-        let noisy = self.queue.is_noisy();
+        let held = in_flight.as_u64() * 100 > self.window().as_u64() * 90;
+        if self.queue.is_noisy() {
+            self.lower_noisy(held);
+            return false;
+        }
         let deep = self.queue.queue() > self.deep_queue();
-        let seen = if noisy { self.rounds.last(MEAN_ROUNDS) } else { Some(*span) };
-        if let Some(seen) = seen.filter(|_| deep)
-            && let Some(delivered) = if noisy { Some(seen.delivered) } else { self.rounds.best(1, 2) }
-            && delivered < self.offered(&seen).percent(90)
+        if deep
+            && let Some(delivered) = self.rounds.best(1, 2)
+            && delivered < self.offered(span).percent(90)
             && delivered < self.rate.percent(BEHIND)
         {
             self.rate = delivered;
@@ -57,25 +56,18 @@ impl Controller {
             return true;
         }
         let standing = usize::try_from(self.standing_rounds).unwrap_or(MEAN_ROUNDS).min(MEAN_ROUNDS);
-        let rounds = if noisy && standing > 0 { NOISY_ROUNDS - 1 } else { standing };
-        if rounds >= if noisy { 2 } else { 3 }
+        if standing >= 3
             && !self.foreign_queue
-            && let Some(mean) = self.rounds.last(rounds)
+            && let Some(mean) = self.rounds.last(standing)
         {
             let offered = self.offered(&mean);
             // Less was offered because the window was full, not because the sender was late.
-            let paced = if self.is_short() || noisy { 100 } else { self.effective_gain() };
-            let least = self.standing_from.percent(GIVEN_WAY);
-            let undecided = self.is_short() || noisy || self.rate > least;
-            let held = !noisy && in_flight.as_u64() * 100 > self.window().as_u64() * 90;
+            let paced = if self.is_short() { 100 } else { self.effective_gain() };
+            let undecided = self.is_short() || self.rate > self.standing_from.percent(GIVEN_WAY);
             if undecided
                 && (held || mean.delivered < offered.percent(98) || offered >= self.rate.percent(paced * 97 / 100))
             {
-                self.fall_to(self.shown(&mean, rounds), FALL);
-                if noisy {
-                    self.rounds.forget();
-                    self.queue.forget();
-                }
+                self.fall_to(self.shown(&mean, standing), FALL);
             }
         }
         if let Some(mean) = self.rounds.last(MEAN_ROUNDS)
@@ -96,7 +88,7 @@ impl Controller {
         let Some(rtt) = self.slices.take_rtt() else { return };
         self.slice_rise = rtt.min.saturating_sub(self.queue.min_rtt());
         if self.phase == Phase::Accelerate && !self.is_short() {
-            self.on_slice_accelerating(now);
+            self.on_slice_accelerating(now, rtt);
             return;
         }
         if !self.is_settled() || self.contest.is_some() {
@@ -108,19 +100,15 @@ impl Controller {
         }
     }
 
-    /// What acceleration sends once the queue overflows is lost, so that every quarter of an RTT counts.
-    fn on_slice_accelerating(&mut self, now: Instant) {
-        let Some(span) = self.slices.last(1) else { return };
-        if self.is_lossy(&span, OVERFLOW_MIN) && self.slice_rise > self.full_queue() {
-            let delivered = self.slices.best(1, 2).unwrap_or(span.delivered);
-            self.fall_to(delivered, START_FALL);
-            self.enter(now, Phase::Drain, DRAIN_GAIN);
-        }
-    }
-
     /// The same by whole rounds, where the RTT may vary by itself. True when the path was found to be slower.
     pub(super) fn on_slower_rounds(&mut self, now: Instant) -> bool {
-        let count = if self.queue.min_rtt() < SLOWER_PAUSE { 3 } else { 2 };
+        let count = if self.queue.is_noisy() {
+            MEAN_ROUNDS
+        } else if self.queue.min_rtt() < SLOWER_PAUSE {
+            3
+        } else {
+            2
+        };
         self.queue.rise() >= self.deep_queue()
             && self.follow_down(now, self.rounds.last(count), self.rounds.best(1, count))
     }
@@ -240,10 +228,9 @@ impl Controller {
     }
 
     /// What the path has shown of its rate in the last `rounds`, which came to `mean`, where it was the limit. A busy
-    /// machine lowers their mean, so the best counts; where the RTT varies by itself, a single round proves nothing.
+    /// machine lowers their mean, so the best counts.
     fn shown(&self, mean: &Span, rounds: usize) -> BitRate {
-        let best = if self.queue.is_noisy() { None } else { self.rounds.best(2, rounds) };
-        best.unwrap_or(mean.delivered)
+        self.rounds.best(2, rounds).unwrap_or(mean.delivered)
     }
 
     /// Lowers the estimate to what was delivered, but to no less than `floor` percent of itself.

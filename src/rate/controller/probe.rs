@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Controller, EXCESS_LOSS_PERMILLE, Phase};
+use super::{Controller, Phase};
 use crate::rate::contest::Overflow;
 use crate::rate::queue::{NOISY_ROUNDS, ROUND_MIN};
 use crate::rate::rounds::Span;
@@ -21,7 +21,7 @@ const SHORT_UP_ROUNDS: u32 = 2;
 const SHORT_FOLLOW_GAIN: u64 = 130;
 /// Where the RTT varies by itself, a probe is longer and lower: its answer is an average.
 const NOISY_UP_GAIN: u64 = 115;
-const NOISY_UP_ROUNDS: u32 = 3;
+pub(super) const NOISY_UP_ROUNDS: u32 = 3;
 /// After an overflow a queue shorter than this part of the smallest RTT, and than this, is none.
 const EMPTY: u32 = 16;
 const EMPTY_MIN: Duration = Duration::from_millis(1);
@@ -33,10 +33,10 @@ const SHORT_PROBED: u64 = 105;
 impl Controller {
     /// Rounds that a probe lasts.
     pub(super) fn up_rounds(&self) -> u32 {
-        if self.queue.is_noisy() {
-            NOISY_UP_ROUNDS
-        } else if self.is_short() {
+        if self.is_short() {
             SHORT_UP_ROUNDS
+        } else if self.queue.is_noisy() {
+            NOISY_UP_ROUNDS
         } else {
             1
         }
@@ -120,38 +120,14 @@ impl Controller {
         true
     }
 
-    /// The same where the RTT varies by itself: had the path no more, the excess would have queued, and the average of
-    /// a few rounds would have risen by about twice one round's share of it. Then probe on, harder.
-    fn follow_noisy(&mut self, now: Instant) -> bool {
-        self.probed = false;
-        let Some(span) = self.rounds.last(NOISY_UP_ROUNDS as usize) else { return false };
-        let offered = self.offered(&span);
-        let more = (offered.as_bps() as f64 / self.rate.as_bps().max(1) as f64 - 1.0).max(0.0);
-        let expected = (span.lasted / NOISY_UP_ROUNDS).mul_f64(more * 2.0);
-        let rise = self.queue.recent(NOISY_UP_ROUNDS as usize).saturating_sub(self.before_probe);
-        let lossy = span.lost_permille > self.own_loss_permille() * 5 / 4 + 2 * EXCESS_LOSS_PERMILLE;
-        let arrived = span.delivered.as_bps() as f64 / self.rate.as_bps().max(1) as f64 - 1.0;
-        if more < 0.05 || arrived < more / 3.0 || rise > expected / 2 || lossy {
-            self.answered = 0;
-            return false;
-        }
-        self.rate = self.rate.max(offered.percent(97));
-        if !self.has_room() {
-            self.answered = 0;
-            return false;
-        }
-        self.answered += 1;
-        self.probed = true;
-        self.before_probe = self.queue.recent(NOISY_UP_ROUNDS as usize);
-        self.probe(now);
-        true
-    }
-
     /// A probe was answered with a little more: the estimate was a little low. Noise shows a little more as often as
-    /// not, so that only a part of it is believed.
+    /// not, so that half of it is believed.
     pub(super) fn raise(&mut self, span: &Span) {
+        if self.queue.is_noisy() {
+            self.raise_noisy();
+            return;
+        }
         let more = self.offered(span).min(span.delivered).as_bps().saturating_sub(self.rate.as_bps());
-        let part = if self.queue.is_noisy() { 8 } else { 2 };
-        self.rate = BitRate::from_bps(self.rate.as_bps() + more / part);
+        self.rate = BitRate::from_bps(self.rate.as_bps() + more / 2);
     }
 }
