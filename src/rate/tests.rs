@@ -190,3 +190,54 @@ fn a_shallow_buffer_is_not_flooded_for_long() {
     // Each probe overflows such a buffer: that is what a probe is.
     assert!(lost <= 30, "{lost} in 1000 overflowed");
 }
+
+#[test]
+fn a_channel_that_idled_on_a_wandering_path_still_accelerates() {
+    let (millis, rtt) = (Instant::from_millis, Duration::from_millis(100));
+    let mut controller =
+        Controller::new(ControllerConfig { cap: None, datagram: ByteCount::new(DATAGRAM) }, millis(0), rtt);
+    let mut delivery = DeliveryEstimator::new(millis(0));
+    // A keep-alive now and then, with an RTT of its own each time.
+    for number in 1..20_u64 {
+        let sent = millis(number * 500);
+        delivery.on_app_limited(ByteCount::ZERO);
+        let snapshot = delivery.on_sent(sent, ByteCount::ZERO, 60);
+        let wander = Duration::from_millis(30) * (number % 2) as u32;
+        let now = sent + rtt + wander;
+        delivery.on_delivered(now, 60);
+        controller.on_ack(&AckReport {
+            now,
+            sample: delivery.sample(&snapshot, rtt),
+            rtt: Some(rtt + wander),
+            min_rtt: rtt,
+            in_flight: ByteCount::ZERO,
+            delivered: delivery.delivered(),
+            lost: 0,
+            low_acked: 0,
+            low_lost: 0,
+        });
+    }
+    // Then there is plenty to say: a window, and its acks spread over the next round.
+    let begin = millis(11_000);
+    let sent: Vec<_> = (0..200)
+        .map(|number| {
+            let at = begin + Duration::from_micros(500 * number);
+            (at, delivery.on_sent(at, ByteCount::new(number * DATAGRAM), DATAGRAM))
+        })
+        .collect();
+    for (at, snapshot) in sent {
+        delivery.on_delivered(at + rtt, DATAGRAM);
+        controller.on_ack(&AckReport {
+            now: at + rtt,
+            sample: delivery.sample(&snapshot, rtt),
+            rtt: Some(rtt),
+            min_rtt: rtt,
+            in_flight: ByteCount::new(128 * DATAGRAM),
+            delivered: delivery.delivered(),
+            lost: 0,
+            low_acked: 0,
+            low_lost: 0,
+        });
+    }
+    assert_eq!(controller.phase(), super::Phase::Accelerate);
+}

@@ -71,6 +71,7 @@ impl Controller {
         }
         // A sender with little to say proves nothing, whatever jitter makes its few samples look like.
         if app_limited && in_flight.as_u64() < INITIAL_WINDOW / 2 * self.config.datagram.as_u64() {
+            self.flat_rounds = 0;
             return;
         }
         let noisy = self.queue.is_noisy() || (!self.buildup.is_calm() && !self.has_cruised && !self.is_short());
