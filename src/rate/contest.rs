@@ -19,6 +19,11 @@ const IN_VAIN: u32 = 8;
 /// Rounds in which the queue still answers to the last reduction.
 const SETTLE_ROUNDS: u32 = 4;
 
+/// K of RFC 9438 section 4.2, in seconds: how long a window needs to have back so many datagrams.
+fn comes_back_after(datagrams: f64) -> f64 {
+    (datagrams.max(0.0) / C).cbrt()
+}
+
 /// A queue that has overflowed. Whoever answers to loss needs his time to come back, and until then he loses more by each
 /// loss than he has gained.
 #[derive(Clone, Copy, Debug)]
@@ -38,8 +43,8 @@ impl Overflow {
     /// The queue overflowed when it was so long; the window of a CUBIC sender beside us is taken for one like our own, in
     /// datagrams.
     pub(super) fn new(now: Instant, queue: Duration, window: f64) -> Self {
-        // K of RFC 9438 section 4.2, for a window that was not reduced before.
-        let comes_back = Duration::from_secs_f64((window * (1.0 - BETA) / C).max(0.0).cbrt()).min(COMES_BACK_MAX);
+        // Of a window that was not reduced before.
+        let comes_back = Duration::from_secs_f64(comes_back_after(window * (1.0 - BETA))).min(COMES_BACK_MAX);
         let most = queue * 3 / 4;
         Overflow { most, queue: most, until: now + comes_back, since: now, unasked: 0 }
     }
@@ -132,7 +137,7 @@ impl Contest {
             return;
         }
         let since = (now - self.since).as_secs_f64() + rtt.as_secs_f64();
-        let k = ((self.window_max - self.start).max(0.0) / C).cbrt();
+        let k = comes_back_after(self.window_max - self.start);
         let cubic = C * (since - k).powi(3) + self.window_max;
         self.additive += 3.0 * (1.0 - BETA) / (1.0 + BETA);
         self.window = cubic.max(self.additive).clamp(self.window, 1.5 * self.window);

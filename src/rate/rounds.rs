@@ -52,6 +52,11 @@ impl Span {
         }
     }
 
+    /// What was offered, less what was lost of it, up to `most_permille` of it.
+    pub(super) fn kept(&self, most_permille: u64) -> BitRate {
+        self.offered.permille(1000 - self.lost_permille.min(most_permille))
+    }
+
     /// What the path has shown that it can carry. It never delivers more than it was offered: acks that arrive in a
     /// lump (draft-cheng-iccrg-delivery-rate-estimation section 3.3 has the same bound for a sample).
     pub(super) fn shown(&self) -> BitRate {
@@ -147,34 +152,36 @@ impl Rounds {
     /// A machine that pauses delivers little in one round and makes up for it in the next. A path that has become
     /// slower does so in all of them.
     pub(super) fn best(&self, together: usize, count: usize) -> Option<BitRate> {
-        let first = self.marks.len().checked_sub(count + 1)?;
-        let rounds = self.marks.range(first..).zip(self.marks.range(first + together..));
-        let rate = |(start, end): (&Mark, &Mark)| {
-            BitRate::from_transfer(ByteCount::new(end.delivered - start.delivered), end.at - start.at)
-        };
-        rounds.map(rate).max()
-    }
-
-    /// What the round `back` rounds before the last whole one came to.
-    pub(super) fn ago(&self, back: usize) -> Option<Span> {
-        let start = self.marks.get(self.marks.len().checked_sub(back + 2)?)?;
-        let end = self.marks.get(self.marks.len().checked_sub(back + 1)?)?;
-        Some(Span::between(start, end))
+        self.spans(together, count)?.map(|span| span.delivered).max()
     }
 
     /// The most that `together` rounds in a row have shown ([`Span::shown`]), of the last `count`; `None` where there are
     /// not as many.
     pub(super) fn best_shown(&self, together: usize, count: usize) -> Option<BitRate> {
+        self.spans(together, count)?.map(|span| span.shown()).max()
+    }
+
+    /// What every `together` rounds in a row came to, of the last `count`.
+    fn spans(&self, together: usize, count: usize) -> Option<impl Iterator<Item = Span> + '_> {
         let first = self.marks.len().checked_sub(count + 1)?;
-        let rounds = self.marks.range(first..).zip(self.marks.range(first + together..));
-        rounds.map(|(start, end)| Span::between(start, end).shown()).max()
+        let ends = self.marks.range(first..).zip(self.marks.range(first + together..));
+        Some(ends.map(|(start, end)| Span::between(start, end)))
     }
 
     /// What the last `count` whole rounds came to; `None` where there are not as many.
     pub(super) fn last(&self, count: usize) -> Option<Span> {
-        let end = self.marks.back()?;
-        let start = self.marks.get(self.marks.len().checked_sub(count + 1)?)?;
-        Some(Span::between(start, end))
+        self.back(count, 0)
+    }
+
+    /// What the round `back` rounds before the last whole one came to.
+    pub(super) fn ago(&self, back: usize) -> Option<Span> {
+        self.back(back + 1, back)
+    }
+
+    /// What came between the ends of two rounds, counted back from the last whole one.
+    fn back(&self, start: usize, end: usize) -> Option<Span> {
+        let mark = |back: usize| self.marks.get(self.marks.len().checked_sub(back + 1)?);
+        Some(Span::between(mark(start)?, mark(end)?))
     }
 }
 

@@ -191,6 +191,29 @@ fn a_shallow_buffer_is_not_flooded_for_long() {
     assert!(lost <= 30, "{lost} in 1000 overflowed");
 }
 
+/// The ack of `bytes` that took `rtt`, over a path whose smallest is `min_rtt`, with so much more in flight.
+fn ack(
+    controller: &mut Controller,
+    delivery: &mut DeliveryEstimator,
+    (snapshot, bytes): (SendSnapshot, u64),
+    (rtt, min_rtt): (Duration, Duration),
+    in_flight: u64,
+) {
+    let now = snapshot.sent + rtt;
+    delivery.on_delivered(now, bytes);
+    controller.on_ack(&AckReport {
+        now,
+        sample: delivery.sample(&snapshot, min_rtt),
+        rtt: Some(rtt),
+        min_rtt,
+        in_flight: ByteCount::new(in_flight),
+        delivered: delivery.delivered(),
+        lost: 0,
+        low_acked: 0,
+        low_lost: 0,
+    });
+}
+
 #[test]
 fn a_channel_that_idled_on_a_wandering_path_still_accelerates() {
     let (millis, rtt) = (Instant::from_millis, Duration::from_millis(100));
@@ -199,45 +222,19 @@ fn a_channel_that_idled_on_a_wandering_path_still_accelerates() {
     let mut delivery = DeliveryEstimator::new(millis(0));
     // A keep-alive now and then, with an RTT of its own each time.
     for number in 1..20_u64 {
-        let sent = millis(number * 500);
         delivery.on_app_limited(ByteCount::ZERO);
-        let snapshot = delivery.on_sent(sent, ByteCount::ZERO, 60);
+        let snapshot = delivery.on_sent(millis(number * 500), ByteCount::ZERO, 60);
         let wander = Duration::from_millis(30) * (number % 2) as u32;
-        let now = sent + rtt + wander;
-        delivery.on_delivered(now, 60);
-        controller.on_ack(&AckReport {
-            now,
-            sample: delivery.sample(&snapshot, rtt),
-            rtt: Some(rtt + wander),
-            min_rtt: rtt,
-            in_flight: ByteCount::ZERO,
-            delivered: delivery.delivered(),
-            lost: 0,
-            low_acked: 0,
-            low_lost: 0,
-        });
+        ack(&mut controller, &mut delivery, (snapshot, 60), (rtt + wander, rtt), 0);
     }
     // Then there is plenty to say: a window, and its acks spread over the next round.
-    let begin = millis(11_000);
-    let sent: Vec<_> = (0..200)
-        .map(|number| {
-            let at = begin + Duration::from_micros(500 * number);
-            (at, delivery.on_sent(at, ByteCount::new(number * DATAGRAM), DATAGRAM))
-        })
-        .collect();
-    for (at, snapshot) in sent {
-        delivery.on_delivered(at + rtt, DATAGRAM);
-        controller.on_ack(&AckReport {
-            now: at + rtt,
-            sample: delivery.sample(&snapshot, rtt),
-            rtt: Some(rtt),
-            min_rtt: rtt,
-            in_flight: ByteCount::new(128 * DATAGRAM),
-            delivered: delivery.delivered(),
-            lost: 0,
-            low_acked: 0,
-            low_lost: 0,
-        });
+    let send = |number| {
+        let at = millis(11_000) + Duration::from_micros(500 * number);
+        delivery.on_sent(at, ByteCount::new(number * DATAGRAM), DATAGRAM)
+    };
+    let sent: Vec<_> = (0..200).map(send).collect();
+    for snapshot in sent {
+        ack(&mut controller, &mut delivery, (snapshot, DATAGRAM), (rtt, rtt), 128 * DATAGRAM);
     }
     assert_eq!(controller.phase(), super::Phase::Accelerate);
 }

@@ -12,6 +12,7 @@ use longhaul::units::{BitRate, ByteCount, Instant, Weight};
 use longhaul::wan::{Link, LinkStats, Outage};
 
 use crate::agenda::Agenda;
+use crate::bins::{BIN, bin, first_window};
 use crate::bursts::Bursts;
 use crate::identity::End;
 use crate::machine::{Load, Machine};
@@ -20,8 +21,6 @@ use crate::pattern::{Content, Pattern};
 use crate::progress::Progress;
 use crate::standing::Standing;
 
-/// Width of the bins in which delivered bytes are counted.
-pub const BIN: Duration = Duration::from_millis(10);
 /// Bytes written and read at a time.
 const CHUNK: usize = 64 * 1024;
 /// Bytes that a stream carries before its bulk.
@@ -679,11 +678,6 @@ impl<'a> Rig<'a> {
     }
 }
 
-/// Which bin a moment falls into.
-pub fn bin(at: Duration) -> usize {
-    (at.as_nanos() / BIN.as_nanos()) as usize
-}
-
 /// The contents of a stream: of either direction their own.
 fn pattern_of(seed: u64, writer: End, id: StreamId) -> Pattern {
     let key = seed ^ (u64::from(id.0) << 32) ^ ((writer.index() as u64) << 63);
@@ -694,6 +688,6 @@ fn pattern_of(seed: u64, writer: End, id: StreamId) -> Pattern {
 fn time_to_90(bins: &[u64], run: &ChannelRun, up_at: Duration) -> Option<Duration> {
     let width = run.path.rtt.max(Duration::from_millis(50)).as_nanos().div_ceil(BIN.as_nanos()) as usize;
     let wanted = run.path.ceiling().percent(90).bytes_in(BIN * width as u32).as_u64();
-    let first = bins.windows(width).position(|window| window.iter().sum::<u64>() >= wanted)?;
+    let first = first_window(bins, width, wanted)?;
     Some((BIN * first as u32).saturating_sub(up_at))
 }

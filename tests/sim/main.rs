@@ -5,6 +5,7 @@
 
 mod agenda;
 mod appliance;
+mod bins;
 mod bursts;
 mod channel;
 mod channel_scenarios;

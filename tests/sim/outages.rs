@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use longhaul::units::BitRate;
 
-use crate::channel::{BIN, ChannelOutcome, ChannelRun, run};
+use crate::bins::{BIN, bin, first_window};
+use crate::channel::{ChannelOutcome, ChannelRun, run};
 use crate::path::PathSpec;
 use crate::settings;
 
@@ -26,10 +27,10 @@ fn spec(mbps: u64, rtt_ms: u32, lasts: Duration, shift: Duration) -> ChannelRun 
 /// From the path's return until the end of the first window that carried 90 % of the ceiling.
 fn recovery(run: &ChannelRun, outcome: &ChannelOutcome) -> Option<Duration> {
     let back = run.outages[0].1;
-    let width = WINDOW.div_duration_f64(BIN) as usize;
+    let width = bin(WINDOW);
     let wanted = outcome.ceiling.percent(90).bytes_in(WINDOW).as_u64();
     let first = back.as_nanos().div_ceil(BIN.as_nanos()) as usize;
-    let at = outcome.bins[first..].windows(width).position(|window| window.iter().sum::<u64>() >= wanted)?;
+    let at = first_window(&outcome.bins[first..], width, wanted)?;
     Some(BIN * (first + at + width) as u32 - back)
 }
 

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use longhaul::units::BitRate;
 
-use crate::channel::{BIN, ChannelOutcome, ChannelRun, bin, run};
+use crate::bins::{BIN, bin};
+use crate::channel::{ChannelOutcome, ChannelRun, run};
 use crate::machine::Load;
 use crate::path::PathSpec;
 use crate::settings;

@@ -27,7 +27,7 @@ import peers
 from channel_figures import PAYLOAD, WIRE, cell_text
 from channel_report import text
 from channel_run import AFTER_OUTAGE_S, SYSTEMS, Plan
-from common import Progress, description, run_main, write_files
+from common import Progress, description, numbers, run_main, write_files
 
 PARTS = tuple(channel_report.TITLES)
 # Mbps, RTT ms, loss %, jitter ms.
@@ -55,10 +55,6 @@ CHANGE_SYSTEMS = ("longhaul", "bbr", "cubic")
 OUTAGE_AFTER_S = 6
 # What it takes to bring a lab up, have the session, and take the lab down.
 OVERHEAD_S = 4
-
-
-def numbers(kind):
-    return lambda listed: [kind(word) for word in listed.split(",") if word]
 
 
 def words(known):

@@ -73,6 +73,11 @@ class Progress:
         del self.expected[self.done]
 
 
+def numbers(kind):
+    """The type of an option whose values are listed with commas."""
+    return lambda listed: [kind(word) for word in listed.split(",") if word]
+
+
 def duration(seconds):
     seconds = int(seconds)
     return f"{seconds} s" if seconds < 100 else f"{seconds // 60} min {seconds % 60} s"

@@ -21,7 +21,7 @@ import time
 import common
 import matrix_report
 from channel_figures import bdp_bytes
-from common import description, run_main, say, write_files
+from common import description, numbers, run_main, say, write_files
 from matrix_report import Cell, cell_of
 
 RATES = [100, 1000, 10_000]
@@ -54,12 +54,8 @@ BUILD = ["cargo", "test", "--release", "--locked", "--test", "sim", "--no-run", 
 TABLE = ["--ignored", "--exact", "channel_table::channel_table", "--nocapture", "--test-threads=1"]
 
 
-def numbers(kind):
-    return lambda listed: [kind(word) for word in listed.split(",") if word]
-
-
 def jitters(listed):
-    found = [word for word in listed.split(",") if word]
+    found = numbers(str)(listed)
     for word in found:
         float(word.removesuffix("%"))
     return found

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{BEHIND, Controller, DRAIN_GAIN, INITIAL_WINDOW, OVERFLOW_MIN, Phase, SLICES};
 use crate::rate::queue::ROUND_MIN;
 use crate::rate::rounds::{RoundRtt, Span};
-use crate::units::{BitRate, ByteCount, Instant};
+use crate::units::{ByteCount, Instant};
 
 /// Growth per round, in percent, that keeps acceleration going.
 const GROWTH: u64 = 125;
@@ -84,7 +84,7 @@ impl Controller {
         // The rate stands still while the path is offered more: it is the limit. A pause of some machine looks the same
         // for a moment, but then nothing is offered either, or the next round makes up for it.
         let both = self.rounds.last(if noisy { 3 } else { 2 }).unwrap_or(*span);
-        let behind = both.delivered < self.less_weather(&both).percent(BEHIND);
+        let behind = both.delivered < both.kept(self.possible_loss_permille()).percent(BEHIND);
         let queued = self.queue.queue() > self.queue.min_rtt() / 4;
         let wanted = if noisy {
             3
@@ -129,7 +129,7 @@ impl Controller {
         }
         let grown = GROWN_SLICES as usize;
         if let (Some(before), Some(all)) = (self.slices.ago(grown - 1), self.slices.last(grown))
-            && all.delivered < self.less_weather(&all).percent(BEHIND)
+            && all.delivered < all.kept(self.possible_loss_permille()).percent(BEHIND)
             // Among others more offered is more delivered, and they are to make room.
             && span.delivered < before.delivered.percent(FLAT)
         {
@@ -143,15 +143,10 @@ impl Controller {
         self.queue.min_rtt() >= ROUND_MIN * SLICES && !self.buildup.is_calm()
     }
 
-    /// What was offered, less what the path may have lost by itself.
-    fn less_weather(&self, span: &Span) -> BitRate {
-        span.offered.permille(1000 - span.lost_permille.min(self.possible_loss_permille()))
-    }
-
     /// More is lost than the path may lose by itself; a queue that shows by the RTT as well needs less of it.
     fn is_overflow(&self, span: &Span, varies: bool) -> bool {
-        let possible = if varies { self.possible_loss_permille() } else { self.own_loss_permille() };
-        span.lost_permille > possible + possible / 4 && self.is_lossy(span, OVERFLOW_MIN)
+        let weather = if varies { self.possible_loss_permille() } else { 0 };
+        span.lost_permille > weather + weather / 4 && self.is_lossy(span, OVERFLOW_MIN)
     }
 }
 

@@ -8,10 +8,10 @@ use super::probe::NOISY_UP_ROUNDS;
 use super::{Controller, LOSS_KNOWN};
 use crate::rate::queue::NOISY_ROUNDS;
 use crate::rate::rounds::Span;
-use crate::units::{BitRate, Instant};
+use crate::units::Instant;
 
 /// Rounds whose mean is taken.
-const TOGETHER: usize = 3;
+pub(super) const TOGETHER: usize = 3;
 /// The path is the limit where it delivers less than this share, in percent, of what it was offered and did not lose.
 const BEHIND: u64 = 90;
 /// By so much the own loss may be wrong that the first datagrams have shown; by less the more have been seen.
@@ -26,8 +26,7 @@ impl Controller {
         else {
             return;
         };
-        let kept = mean.offered.permille(1000 - mean.lost_permille.min(self.possible_loss_noisy()));
-        let behind = mean.delivered < kept.percent(BEHIND);
+        let behind = mean.delivered < mean.kept(self.possible_loss_noisy()).percent(BEHIND);
         if behind || self.is_lossy_noisy(&mean) || (held && self.queue.is_standing()) {
             self.fall_to(best, FALL);
         }
@@ -43,14 +42,6 @@ impl Controller {
     /// More is lost than that.
     fn is_lossy_noisy(&self, span: &Span) -> bool {
         span.lost_permille > self.possible_loss_noisy() && self.is_lossy(span, EXCESS_LOSS_MIN)
-    }
-
-    /// Raises it where a probe has shown more.
-    pub(super) fn raise_noisy(&mut self) {
-        if let Some(span) = self.rounds.last(TOGETHER) {
-            let more = self.offered(&span).min(span.delivered).as_bps().saturating_sub(self.rate.as_bps());
-            self.rate = BitRate::from_bps(self.rate.as_bps() + more / 2);
-        }
     }
 
     /// A probe was answered with more: had the path no more, the excess would have queued, and the average of

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::noisy::TOGETHER;
 use super::{Controller, Phase};
 use crate::rate::contest::Overflow;
 use crate::rate::queue::{NOISY_ROUNDS, ROUND_MIN};
@@ -123,11 +124,9 @@ impl Controller {
     /// A probe was answered with a little more: the estimate was a little low. Noise shows a little more as often as
     /// not, so that half of it is believed.
     pub(super) fn raise(&mut self, span: &Span) {
-        if self.queue.is_noisy() {
-            self.raise_noisy();
-            return;
-        }
-        let more = self.offered(span).min(span.delivered).as_bps().saturating_sub(self.rate.as_bps());
+        let mean = if self.queue.is_noisy() { self.rounds.last(TOGETHER) } else { Some(*span) };
+        let Some(span) = mean else { return };
+        let more = self.offered(&span).min(span.delivered).as_bps().saturating_sub(self.rate.as_bps());
         self.rate = BitRate::from_bps(self.rate.as_bps() + more / 2);
     }
 }
