@@ -1,10 +1,14 @@
 //! Our direction of a stream: bytes written, sent, lost, acknowledged, consumed.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::chunk::ChunkPool;
 use super::ranges::RangeSet;
 use super::ring::ByteRing;
+
+/// So many new bytes lie between a retransmission and its copy: no burst of losses is expected to reach over them.
+const COPY_AFTER: u64 = 48 * 1024;
 
 /// A stretch of a stream to put into a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +27,11 @@ pub(super) struct SendStream {
     next: u64,
     /// Sent, lost (or presumed so by a probe) and not yet sent again.
     lost: RangeSet,
+    /// Sent again, and not acknowledged.
+    resent: RangeSet,
+    /// What is lost for the second time is sent twice: each further round trip would keep all that follows from the peer's
+    /// end, and in memory. First the offset of new bytes from which on the copy is due.
+    copies: VecDeque<(u64, Range<u64>)>,
     /// Acknowledged above the ring's base.
     acked: RangeSet,
     /// Written and not acknowledged.
@@ -103,7 +112,11 @@ impl SendStream {
     }
 
     pub(super) fn has_lost(&self) -> bool {
-        !self.lost.is_empty() || self.fin_lost
+        !self.lost.is_empty() || self.fin_lost || self.is_copy_due()
+    }
+
+    fn is_copy_due(&self) -> bool {
+        self.copies.front().is_some_and(|(due, _)| self.next >= *due || !self.has_new())
     }
 
     /// Whether there is something that was never sent: bytes, or the end.
@@ -121,9 +134,32 @@ impl SendStream {
             }
             let range = lost.start..lost.start + len as u64;
             self.lost.remove(range.clone());
+            if self.resent.overlapping(range.clone()).next().is_some() {
+                self.copies.push_back((self.next + COPY_AFTER, range.clone()));
+            }
+            self.resent.insert(range.clone());
             let fin = self.finished && range.end == end && (self.fin_lost || !self.fin_sent);
             self.note_fin(fin);
             return Some(Segment { offset: range.start, len, fin, retransmission: true });
+        }
+        while self.is_copy_due()
+            && let Some((_, copy)) = self.copies.pop_front()
+        {
+            // What was acknowledged since is not sent; a part of it may have been.
+            let needed = copy.start.max(self.ring.base())..copy.end;
+            if needed.is_empty() || self.acked.covers(&needed) {
+                continue;
+            }
+            let len = ((needed.end - needed.start) as usize).min(room);
+            if len == 0 {
+                self.copies.push_front((0, needed));
+                return None;
+            }
+            let sent = needed.start..needed.start + len as u64;
+            if sent.end < needed.end {
+                self.copies.push_front((0, sent.end..needed.end));
+            }
+            return Some(Segment { offset: sent.start, len, fin: false, retransmission: true });
         }
         let len = ((end - self.next) as usize).min(room);
         let at_end = self.next + len as u64 == end;
@@ -154,6 +190,7 @@ impl SendStream {
             self.fin_lost = false;
         }
         self.lost.remove(range.clone());
+        self.resent.remove(range.clone());
         if range.end <= self.ring.base() {
             return;
         }
@@ -240,6 +277,34 @@ mod tests {
             order.push((segment.offset, segment.len, segment.retransmission));
         }
         assert_eq!(order, [(10, 20, true), (30, 10, true), (60, 20, false), (80, 20, false)]);
+    }
+
+    #[test]
+    fn what_is_lost_twice_is_sent_twice_apart_from_each_other() {
+        let mut stream = stream(&vec![0; 200 * 1024]);
+        stream.next_segment(1000);
+        for _ in 0..2 {
+            stream.on_lost(100..200, false);
+            let again = stream.next_segment(1000).unwrap();
+            assert_eq!((again.offset, again.len, again.retransmission), (100, 100, true));
+        }
+        assert!(!stream.has_lost());
+        let mut new = 0;
+        let copy = loop {
+            let segment = stream.next_segment(1000).unwrap();
+            if segment.retransmission {
+                break segment;
+            }
+            new += segment.len as u64;
+        };
+        assert_eq!((copy.offset, copy.len), (100, 100));
+        assert!((COPY_AFTER..COPY_AFTER + 1000).contains(&new), "after {new} bytes");
+        stream.on_lost(100..200, false);
+        stream.on_acked(&mut ChunkPool::default(), 0..1000, false);
+        assert!(!stream.has_lost(), "one of the copies arrived");
+        stream.on_lost(2000..2100, false);
+        assert_eq!(stream.next_segment(1000).unwrap().offset, 2000);
+        assert!(!stream.has_lost(), "lost once");
     }
 
     #[test]

@@ -361,7 +361,8 @@ impl Session {
         if self.law.phase().is_some() {
             limit = limit.min(BACKLOG_PROVEN * self.delivery.delivered());
         }
-        let memory = self.memory_limit(path, min_rtt);
+        // Where the RTT varies its smallest is not what the path holds.
+        let memory = self.memory_limit(path, self.law.varying_rtt().map_or(min_rtt, |rtt| rtt.max(min_rtt)));
         let reassembly = limit.max(bdp * REASSEMBLY_BDPS).min(memory);
         self.streams.set_backlog_limits(limit.min(memory), reassembly);
     }

@@ -339,6 +339,11 @@ impl Streams {
             if stream.send.has_lost()
                 && let Some(segment) = stream.send.next_segment(room(id))
             {
+                if !segment.retransmission {
+                    // A copy was due of what was acknowledged since.
+                    self.unsent -= segment.len as u64;
+                    stream.share.on_sent(segment.len);
+                }
                 self.enqueue_ready(id);
                 return Some((id, segment));
             }

@@ -16,6 +16,15 @@ const BETA: f64 = 0.7;
 const COMES_BACK_MAX: Duration = Duration::from_secs(10);
 /// Rounds of overflows without a probe, and more than one in a second, that no neighbour makes who answers to them.
 const IN_VAIN: u32 = 8;
+/// A neighbour has answered to a loss where the queue shrinks by this part of what it would if all reduced their windows.
+const ANSWER: f64 = 0.75;
+/// So many reductions in a row without an answer, each from a window smaller than this part of the one before: he does not
+/// answer to loss at all (BBR) …
+const UNANSWERED: u32 = 4;
+const SHRINKS: f64 = 0.97;
+/// … which counts for so long, or until the window is so many times what it was.
+const FIRM_FOR: Duration = Duration::from_secs(20);
+const ENOUGH: f64 = 4.0;
 /// Rounds in which the queue still answers to the last reduction.
 const SETTLE_ROUNDS: u32 = 4;
 
@@ -75,6 +84,55 @@ impl Overflow {
     }
 }
 
+/// How long to go on giving way to a neighbour who does not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Patience {
+    in_vain: u32,
+    /// The window before the last reduction.
+    before: f64,
+    /// When it ended, and with what window.
+    ended: Option<(Instant, f64)>,
+}
+
+impl Patience {
+    /// The window was reduced.
+    pub(super) fn on_reduction(&mut self, now: Instant, reduction: &Reduction) {
+        // Among many who do answer, not all of them each time, a window stays what it is.
+        let shrinks = reduction.from < self.before * SHRINKS;
+        self.before = reduction.from;
+        match reduction.answered {
+            Some(false) if shrinks => self.in_vain += 1,
+            Some(_) => self.in_vain = 0,
+            None => {}
+        }
+        if self.in_vain >= UNANSWERED {
+            self.in_vain = 0;
+            self.ended = Some((now, reduction.from));
+        }
+    }
+
+    /// The queue is gone.
+    pub(super) fn on_gone(&mut self) {
+        self.ended = None;
+    }
+
+    /// Whoever gives way to him has nothing in the end. What has come back, with what is in flight now, is enough to try
+    /// again.
+    pub(super) fn is_at_end(&mut self, now: Instant, window: f64) -> bool {
+        self.ended = self.ended.filter(|(ended, from)| now - *ended < FIRM_FOR && window < from * ENOUGH);
+        self.ended.is_some()
+    }
+}
+
+/// A reduction of the window.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Reduction {
+    /// Whether the queue became as short after the reduction before, if there was one, as if all had reduced with us.
+    answered: Option<bool>,
+    /// The window before.
+    from: f64,
+}
+
 /// A window beside somebody else's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Contest {
@@ -86,6 +144,10 @@ pub(super) struct Contest {
     /// What additive growth would have come to (RFC 9438 section 4.3).
     additive: f64,
     since: Instant,
+    /// The queue that the last reduction, if there was one, should have led to had all reduced their windows with us, and
+    /// the shortest since.
+    wanted: Option<Duration>,
+    trough: Duration,
     /// The longest queue since the last reduction, and rounds since then.
     peak: Duration,
     rounds: u32,
@@ -102,6 +164,8 @@ impl Contest {
             start: window,
             additive: window,
             since: now,
+            wanted: None,
+            trough: Duration::MAX,
             peak: Duration::ZERO,
             rounds: 0,
             loss_free: u32::MAX,
@@ -109,7 +173,7 @@ impl Contest {
     }
 
     /// Takes a round: its RTT, the queue in it, the least change of it that means something, whether anything was lost
-    /// and whether more than the path loses by itself.
+    /// and whether more than the path loses by itself. What that reduced, if it did.
     pub(super) fn on_round(
         &mut self,
         now: Instant,
@@ -118,8 +182,9 @@ impl Contest {
         change: Duration,
         lost: bool,
         overflows: bool,
-    ) {
+    ) -> Option<Reduction> {
         self.rounds += 1;
+        self.trough = self.trough.min(queue);
         self.loss_free = if lost { 0 } else { self.loss_free.saturating_add(1) };
         if self.rounds <= SETTLE_ROUNDS {
             self.peak = queue;
@@ -127,6 +192,10 @@ impl Contest {
         self.peak = self.peak.max(queue);
         let answered = queue + change.max(self.peak / 16) < self.peak && self.loss_free < SETTLE_ROUNDS;
         if self.rounds > SETTLE_ROUNDS && (overflows || answered) {
+            let answered = self.wanted.map(|wanted| self.trough <= wanted);
+            self.wanted = Some(self.peak.saturating_sub(rtt.mul_f64((1.0 - BETA) * ANSWER)));
+            self.trough = queue;
+            let from = self.window;
             self.window_max =
                 if self.window < self.window_max { self.window * (1.0 + BETA) / 2.0 } else { self.window };
             self.window *= BETA;
@@ -134,13 +203,14 @@ impl Contest {
             self.additive = self.window;
             self.since = now;
             self.rounds = 0;
-            return;
+            return Some(Reduction { answered, from });
         }
         let since = (now - self.since).as_secs_f64() + rtt.as_secs_f64();
         let k = comes_back_after(self.window_max - self.start);
         let cubic = C * (since - k).powi(3) + self.window_max;
         self.additive += 3.0 * (1.0 - BETA) / (1.0 + BETA);
         self.window = cubic.max(self.additive).clamp(self.window, 1.5 * self.window);
+        None
     }
 
     /// Datagrams that may be in flight.
@@ -192,6 +262,44 @@ mod tests {
         let by_bbr = (0..IN_VAIN).fold(first, |overflow, _| overflow.again(start, full, 1000.0, false));
         assert!(by_bbr.is_in_vain(start + Duration::from_secs(3)) && !by_others.is_in_vain(start));
         assert!(!by_bbr.is_in_vain(start + Duration::from_secs(20)), "pauses of a machine");
+    }
+
+    #[test]
+    fn patience_ends_with_windows_that_shrink_without_an_answer_and_comes_back_with_the_window() {
+        let reductions = |answers: [Option<bool>; 5], shrink: f64| {
+            let mut patience = Patience::default();
+            let mut from = 100.0;
+            for answered in answers {
+                patience.on_reduction(Instant::ZERO, &Reduction { answered, from });
+                from *= shrink;
+            }
+            patience
+        };
+        let unanswered = [None, Some(false), Some(false), Some(false), Some(false)];
+        let mut firm = reductions(unanswered, 0.9);
+        assert!(firm.is_at_end(Instant::from_millis(19_000), 60.0));
+        assert!(!Patience { ..firm }.is_at_end(Instant::from_millis(20_000), 60.0), "for a while");
+        assert!(!firm.is_at_end(Instant::from_millis(1_000), 300.0), "it has come back");
+        assert!(!firm.is_at_end(Instant::from_millis(1_000), 60.0), "and gives way again");
+        assert!(!reductions(unanswered, 1.0).is_at_end(Instant::ZERO, 60.0), "many, who answer by turns");
+        let answered = [None, Some(false), Some(false), Some(true), Some(false)];
+        assert!(!reductions(answered, 0.9).is_at_end(Instant::ZERO, 60.0));
+    }
+
+    #[test]
+    fn a_reduction_is_answered_where_the_queue_becomes_as_short_as_by_all_windows_together() {
+        // 50 ms and a queue of as much: 30 % less of both is a queue of 20 ms.
+        for (trough, expected) in [(Duration::from_millis(24), true), (Duration::from_millis(35), false)] {
+            let mut contest = Contest::new(Instant::ZERO, 100.0);
+            let mut told = Vec::new();
+            for number in 0..20 {
+                let queue = if number % 10 == 8 { trough } else { RTT };
+                let now = Instant::ZERO + RTT * number;
+                told.extend(contest.on_round(now, RTT + queue, queue, CHANGE, false, number % 10 == 9));
+            }
+            let answers: Vec<Option<bool>> = told.iter().map(|reduction| reduction.answered).collect();
+            assert_eq!(answers, [None, Some(expected)]);
+        }
     }
 
     #[test]

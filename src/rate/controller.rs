@@ -8,7 +8,7 @@ mod probe;
 use std::time::Duration;
 
 use self::acceleration::Buildup;
-use super::contest::{Contest, Overflow};
+use super::contest::{Contest, Overflow, Patience};
 use super::delivery::RateSample;
 use super::queue::{NOISY_ROUNDS, QueueEstimator, ROUND_MIN};
 use super::rounds::{Rounds, Span};
@@ -145,6 +145,9 @@ pub struct Controller {
     foreign_queue: bool,
     /// The window beside somebody whose queue it is.
     contest: Option<Contest>,
+    patience: Patience,
+    /// It is at an end.
+    stands_firm: bool,
     wary_until: Instant,
     /// The queue overflowed a moment ago, and probes are not to make it do so again.
     overflowed: Option<Overflow>,
@@ -203,6 +206,8 @@ impl Controller {
             standing_from: BitRate::ZERO,
             foreign_queue: false,
             contest: None,
+            patience: Patience::default(),
+            stands_firm: false,
             wary_until: now,
             overflowed: None,
             heeds_overflow: true,
@@ -292,7 +297,7 @@ impl Controller {
         if !self.is_measured {
             return ByteCount::new(INITIAL_WINDOW * datagram);
         }
-        if let Some(contest) = self.contest {
+        if let Some(contest) = self.contest.filter(|_| !self.stands_firm) {
             return self.in_bytes(&contest).max(ByteCount::new(WINDOW_MIN * datagram));
         }
         let slack = self.pacing_rate().bytes_in(WINDOW_SLACK).as_u64();
@@ -334,6 +339,12 @@ impl Controller {
     /// Queueing delay of the last whole round.
     pub fn queue(&self) -> Duration {
         self.queue.queue()
+    }
+
+    /// The RTT of the path without a queue where it is known to vary by itself: close to its mean, and below it, as part of
+    /// what varies may be a queue all the same.
+    pub fn varying_rtt(&self) -> Option<Duration> {
+        self.queue.is_noisy().then(|| self.queue.mean_rtt() * 7 / 8)
     }
 
     /// Takes an ack.
@@ -478,7 +489,7 @@ impl Controller {
             return;
         }
         self.meet_neighbours(now);
-        if !app_limited && self.contest.is_none() && self.lower(now, span, in_flight) {
+        if self.contest.is_none() && self.lower(now, span, app_limited, in_flight) {
             return;
         }
         if now - self.queue.min_rtt_seen > MIN_RTT_EXPIRY {

@@ -14,7 +14,8 @@
 //!   that has become slower does so in all of them.
 //! - *Slices.* Rounds last the longer the deeper the queue. So where the RTT is known not to vary by itself, a deep queue
 //!   with far less delivered than offered is looked for in quarters of an RTT: three in a row are followed at once, and
-//!   what is lost while a long queue stands is not the path's own.
+//!   what is lost while a long queue stands is not the path's own. Where it may vary, they are followed once more is lost
+//!   than any weather explains.
 //! - *Short paths.* A round lasts 10 ms at least: below, RTT and deliveries are those of schedulers. Where the RTT is
 //!   shorter, probes are lower, longer and rarer, end with the first overflow, and a queue of a millisecond is kept up
 //!   between them, since what the sender's pauses leave idle cannot be made up for.
@@ -25,6 +26,12 @@
 //!   who answers to nothing but loss: then the window is CUBIC's, like his, until the queue is gone. On short paths and
 //!   under jitter the correction rests instead. One that does not change at all, whatever is sent, is none: the path has
 //!   become longer, and its RTT is the smallest from then on.
+//! - *Neighbours who do not answer.* BBR's first version answers neither to loss nor to delay, and takes what others leave.
+//!   Where all who share a queue reduce their windows it becomes shorter by three tenths of the RTT (RFC 9438 section 4.6).
+//!   After four reductions in a row that made it nowhere near as short, each from a smaller window than the one before, our
+//!   law is his for 20 s, or until the window is four times as large: the best of the last rounds, with probes of a quarter
+//!   in one round of eight (BBR draft section 5.3.3). Many who answer by turns look alike but for their windows, which stay
+//!   what they are.
 //! - *Overflow.* A neighbour who answers to loss needs K (RFC 9438 section 4.2, up to 10 s) to have back what one loss took,
 //!   and who overflows the queue more often keeps him down. So for K after an overflow probes leave room in the queue, the
 //!   less the more often they overflow it all the same, and only two answered in a row are followed. Where the queue is
@@ -37,7 +44,8 @@
 //!   room as long as they see one.
 //! - *Jitter.* Where the RTT varies within every round, a round or two prove nothing. As in BBR the estimate is the best of
 //!   the last eight rounds, each time the mean of three. It falls to that only where the path kept less than nine tenths of
-//!   what it was offered and did not lose, or lost more than few datagrams may show by chance. Eight rounds are averaged for
+//!   what it was offered and did not lose, lost more than few datagrams may show by chance, or kept up a queue without
+//!   delivering more than was offered. Eight rounds are averaged for
 //!   the queue and held against the smallest such average, as far as jitter explains that; probes last three rounds and are
 //!   judged by whether their excess has queued, and what they queued is drained for longer.
 //! - *Loss.* Random loss is not congestion. It is measured on what was sent below the path's rate, and the pace is raised

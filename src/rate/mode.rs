@@ -121,6 +121,14 @@ impl Law {
         }
     }
 
+    /// The RTT of the path without a queue where it is known to vary by itself: its mean, or somewhat less.
+    pub fn varying_rtt(&self) -> Option<Duration> {
+        match &self.model {
+            Model::Fair(controller) => controller.varying_rtt(),
+            Model::Fixed(_) => None,
+        }
+    }
+
     /// What the model is doing; `None` where there is none.
     pub fn phase(&self) -> Option<Phase> {
         match &self.model {

@@ -19,6 +19,8 @@ const FLOOR: Duration = Duration::from_millis(1);
 pub(super) const ROUND_MIN: Duration = Duration::from_millis(10);
 /// Rounds over which the smallest RTT is averaged where it varies by itself.
 pub(super) const NOISY_ROUNDS: usize = 8;
+/// Rounds in a row whose smallest RTT rose, or fell, that chance seldom makes.
+const RAMP_ROUNDS: usize = 3;
 /// Rounds without variation that show that there is none: chance leaves out a few.
 const QUIET_ROUNDS: u32 = 8;
 /// How long the smallest average counts, and in what steps it is forgotten.
@@ -82,7 +84,8 @@ impl QueueEstimator {
     /// Takes a whole round.
     pub(super) fn on_round(&mut self, now: Instant, rtt: RoundRtt) {
         let step = self.last.back().map_or(Duration::ZERO, |last| last[0].abs_diff(rtt.min));
-        self.last.push_back([rtt.min, rtt.mean.saturating_sub(rtt.min), step]);
+        let slope = if !self.noisy && self.is_ramp(rtt.min) { step } else { Duration::ZERO };
+        self.last.push_back([rtt.min, (rtt.mean - rtt.min.min(rtt.mean)).saturating_sub(slope / 2), step]);
         if self.last.len() > NOISY_ROUNDS {
             self.last.pop_front();
         }
@@ -108,6 +111,20 @@ impl QueueEstimator {
         } else {
             Duration::ZERO
         };
+    }
+
+    /// A queue that grows or shrinks steadily moves all samples of a round, the later the more.
+    fn is_ramp(&self, min: Duration) -> bool {
+        let minima = || self.last.iter().rev().take(RAMP_ROUNDS).map(|last| last[0]);
+        let whole = minima().count() == RAMP_ROUNDS;
+        let (mut up, mut down) = (whole, whole);
+        let mut later = min;
+        for earlier in minima() {
+            up &= earlier < later;
+            down &= earlier > later;
+            later = earlier;
+        }
+        up || down
     }
 
     /// Of one column of the last rounds, the value that one in `share` does not exceed.
@@ -263,6 +280,21 @@ mod tests {
         }
         assert!(queue.is_noisy() && queue.is_standing(), "{:?} of {:?}", queue.queue(), queue.target());
         assert!(queue.base_rtt() < ms(95), "{:?}", queue.base_rtt());
+    }
+
+    #[test]
+    fn a_queue_that_grows_within_rounds_is_not_taken_for_jitter() {
+        let is_noisy = |grows: u64| {
+            let mut queue = QueueEstimator::new(Instant::ZERO, ms(25));
+            for number in 0..10_u64 {
+                let grown = number.saturating_sub(3);
+                let (min, mean) = (ms(25 + grown * grows), ms(25 + grown * grows + 2 * grown.min(1)));
+                queue.on_round(Instant::from_millis(number * 30), RoundRtt { min, mean });
+            }
+            queue.is_noisy()
+        };
+        assert!(!is_noisy(4), "half of its growth is what the mean shows");
+        assert!(is_noisy(0));
     }
 
     #[test]

@@ -15,6 +15,8 @@ const SLOWER: u64 = 75;
 const SLOWER_SLICES: usize = 3;
 /// Rounds in which is still being missed what the first acceleration, or a path that became slower, made overflow.
 const MOVED_LOSSES: u64 = 8;
+/// Loss beyond the path's own by this much shows it where the RTT may vary by itself.
+const FLOOD_PERMILLE: u64 = 150;
 /// Of whole rounds it takes two, three where the RTT is shorter than machines may pause.
 const SLOWER_PAUSE: Duration = Duration::from_millis(20);
 /// Where the RTT does not vary by itself, a queue that stands is drained after [`FOREIGN_QUEUE_ROUNDS`] and again each
@@ -28,6 +30,12 @@ const GIVEN_WAY: u64 = 60;
 /// For so long after a neighbour's queue was gone the next one is taken for his again.
 const WARY: Duration = Duration::from_secs(20);
 const WARY_ROUNDS: u32 = 2;
+/// Beside a neighbour who does not answer to loss: rounds of which the best counts, rounds of a cycle, and its gains (BBR
+/// draft section 5.3.3, as deployed in its first version).
+const FIRM_ROUNDS: usize = 8;
+const FIRM_CYCLE: u64 = 8;
+const FIRM_UP_GAIN: u64 = 125;
+const FIRM_DOWN_GAIN: u64 = 75;
 /// Lost datagrams that make a share of loss believable.
 pub(super) const EXCESS_LOSS_MIN: u64 = 24;
 
@@ -36,7 +44,11 @@ impl Controller {
     ///
     /// A sender that was late, or had little to say, sees little delivered, which is no evidence against the path: what
     /// counts is a queue that stands although the path is not offered more than the estimate, and loss beyond the own.
-    pub(super) fn lower(&mut self, now: Instant, span: &Span, in_flight: ByteCount) -> bool {
+    pub(super) fn lower(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) -> bool {
+        // What is missing at the far end may leave a sender nothing to say: then the overflow tells all the same.
+        if app_limited && !(self.queue.rise() > self.full_queue() && self.is_flooded(span)) {
+            return false;
+        }
         let held = in_flight.as_u64() * 100 > self.window().as_u64() * 90;
         if self.queue.is_noisy() {
             self.lower_noisy(held);
@@ -94,9 +106,17 @@ impl Controller {
         if !self.is_settled() || self.contest.is_some() {
             return;
         }
+        let seen = self.slices.last(SLOWER_SLICES);
         // Delay that varies by itself hurries and holds back single slices.
-        if self.queue.is_quiet() && self.slice_rise >= self.deep_queue() {
-            self.follow_down(now, self.slices.last(SLOWER_SLICES), self.slices.best(1, SLOWER_SLICES));
+        let shows = if self.queue.is_quiet() {
+            self.slice_rise >= self.deep_queue()
+        } else {
+            !self.queue.is_noisy()
+                && self.slice_rise > self.full_queue()
+                && seen.is_some_and(|seen| self.is_flooded(&seen))
+        };
+        if shows {
+            self.follow_down(now, seen, self.slices.best(1, SLOWER_SLICES));
         }
     }
 
@@ -109,8 +129,14 @@ impl Controller {
         } else {
             2
         };
-        self.queue.rise() >= self.deep_queue()
-            && self.follow_down(now, self.rounds.last(count), self.rounds.best(1, count))
+        let seen = self.rounds.last(count);
+        let flooded = self.queue.rise() > self.full_queue() && seen.is_some_and(|seen| self.is_flooded(&seen));
+        (flooded || self.queue.rise() >= self.deep_queue()) && self.follow_down(now, seen, self.rounds.best(1, count))
+    }
+
+    /// So much was lost that no weather explains it.
+    fn is_flooded(&self, span: &Span) -> bool {
+        self.is_lossy(span, EXCESS_LOSS_MIN) && span.lost_permille > self.possible_loss_permille() + FLOOD_PERMILLE
     }
 
     /// Follows a path whose best of late was far less than it was offered.
@@ -211,20 +237,48 @@ impl Controller {
         let overflows = self.is_lossy(span, OVERFLOW_MIN);
         let (queue, change) = (rtt.min.saturating_sub(self.queue.min_rtt()), self.queue.target());
         let gone = self.standing_rounds == 0;
+        let in_flight = self.in_datagrams(rtt.mean);
         let Some(contest) = self.contest.as_mut().filter(|_| !gone && !self.queue.is_noisy()) else {
             // Gone as we drained it: it was our own, or somebody's of our kind.
             let drained = self.tested_at.is_some_and(|at| self.round - at <= TEST_ANSWER);
             self.wary_until = if gone && !drained { now + WARY } else { now };
             self.contest = None;
+            if std::mem::take(&mut self.stands_firm) {
+                self.patience.on_gone();
+            }
             return;
         };
         // A window that is not used does not grow (RFC 9438 section 5.8).
         if self.phase != Phase::Cruise || app_limited {
             return;
         }
-        contest.on_round(now, rtt.mean, queue, change, lost, overflows);
+        let stood_firm = std::mem::replace(&mut self.stands_firm, self.patience.is_at_end(now, in_flight));
+        if self.stands_firm {
+            self.stand_firm();
+            return;
+        }
+        if stood_firm {
+            *contest = Contest::new(now, in_flight);
+            self.gain = 100;
+        }
+        if let Some(reduction) = contest.on_round(now, rtt.mean, queue, change, lost, overflows) {
+            self.patience.on_reduction(now, &reduction);
+        }
         let contest = *contest;
         self.rate = BitRate::from_transfer(self.in_bytes(&contest), rtt.mean);
+    }
+
+    /// One round beside a neighbour who does not answer to loss, and whose estimate is the best of what he gets (BBR): the
+    /// same, with probes like his, so that both have the same in the end.
+    fn stand_firm(&mut self) {
+        if let Some(best) = self.rounds.best(1, FIRM_ROUNDS) {
+            self.rate = best;
+        }
+        self.gain = match self.round % FIRM_CYCLE {
+            0 => FIRM_UP_GAIN,
+            1 => FIRM_DOWN_GAIN,
+            _ => 100,
+        };
     }
 
     /// What the path has shown of its rate in the last `rounds`, which came to `mean`, where it was the limit. A busy

@@ -27,7 +27,9 @@ impl Controller {
             return;
         };
         let behind = mean.delivered < mean.kept(self.possible_loss_noisy()).percent(BEHIND);
-        if behind || self.is_lossy_noisy(&mean) || (held && self.queue.is_standing()) {
+        let stands = self.queue.is_standing() && self.queue.queue() > 2 * self.queue.jitter();
+        let queued = (held && self.queue.is_standing()) || (stands && mean.delivered <= self.offered(&mean));
+        if behind || queued || self.is_lossy_noisy(&mean) {
             self.fall_to(best, FALL);
         }
     }
