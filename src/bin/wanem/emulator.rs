@@ -88,9 +88,8 @@ impl Emulator {
     /// When an interface is gone or the statistics file cannot be written.
     pub fn run(&mut self) -> io::Result<()> {
         loop {
-            let now = sys::now();
             for from in [0, 1] {
-                self.read(now, from)?;
+                self.read(from)?;
             }
             let mut blocked = false;
             for from in [0, 1] {
@@ -102,9 +101,9 @@ impl Emulator {
         }
     }
 
-    fn read(&mut self, now: Instant, from: usize) -> io::Result<()> {
+    fn read(&mut self, from: usize) -> io::Result<()> {
         let lane = &mut self.lanes[from];
-        let received = self.ends[from].receive(now, |arrival, frame| lane.accept(arrival, frame))?;
+        let received = self.ends[from].receive(|arrival, frame| lane.accept(arrival, frame))?;
         lane.drops.malformed += received.too_long;
         Ok(())
     }

@@ -39,14 +39,14 @@ pub enum End {
 }
 
 impl End {
-    /// Reads up to [`READ_LIMIT`] frames and hands each one over with the moment it arrived; `now` bounds that moment.
+    /// Reads up to [`READ_LIMIT`] frames and hands each one over with the moment it arrived, by the clock of [`sys::now`](crate::sys::now).
     ///
     /// # Errors
     /// When the interface is gone.
-    pub fn receive(&mut self, now: Instant, sink: impl FnMut(Instant, Vec<u8>)) -> io::Result<Received> {
+    pub fn receive(&mut self, sink: impl FnMut(Instant, Vec<u8>)) -> io::Result<Received> {
         match self {
-            End::Packet(end) => end.receive(now, sink),
-            End::Tap(end) => end.receive(now, sink),
+            End::Packet(end) => end.receive(sink),
+            End::Tap(end) => end.receive(sink),
         }
     }
 

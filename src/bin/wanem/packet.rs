@@ -75,10 +75,8 @@ impl PacketEnd {
         Ok(PacketEnd { socket, buffers, drops: 0 })
     }
 
-    pub(crate) fn receive(&mut self, now: Instant, mut sink: impl FnMut(Instant, Vec<u8>)) -> io::Result<Received> {
+    pub(crate) fn receive(&mut self, mut sink: impl FnMut(Instant, Vec<u8>)) -> io::Result<Received> {
         let mut received = Received::default();
-        // Stamps are of the other clock; its distance is taken anew each time, so a clock that is set does no harm.
-        let realtime_ns = sys::realtime_ns();
         while received.frames < READ_LIMIT {
             let mut stamps = [Control::default(); BATCH];
             let mut lens = [0_usize; BATCH];
@@ -95,6 +93,10 @@ impl PacketEnd {
                     _ => return Err(error),
                 },
             };
+            // Stamps are of the other clock, which may be set at any time: both are read anew, and after the frames. This
+            // one second: whatever comes between makes frames seem later, and none is delivered too early.
+            let realtime_ns = sys::realtime_ns();
+            let now = sys::now();
             for i in 0..count {
                 if lens[i] >= FRAME_LIMIT {
                     received.too_long += 1;

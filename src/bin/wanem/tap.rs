@@ -31,14 +31,14 @@ impl TapEnd {
         Ok(TapEnd { device, name: name.to_owned(), buffer: vec![0; FRAME_LIMIT], drops_before: transmit_drops(name) })
     }
 
-    pub(crate) fn receive(&mut self, now: Instant, mut sink: impl FnMut(Instant, Vec<u8>)) -> io::Result<Received> {
+    pub(crate) fn receive(&mut self, mut sink: impl FnMut(Instant, Vec<u8>)) -> io::Result<Received> {
         let mut received = Received::default();
         while received.frames < READ_LIMIT {
             match self.device.read(&mut self.buffer) {
                 // The device cuts silently; a buffer filled to the last byte is taken for cut.
                 Ok(len) if len == self.buffer.len() => received.too_long += 1,
                 Ok(len) => {
-                    sink(now, self.buffer[..len].to_vec());
+                    sink(sys::now(), self.buffer[..len].to_vec());
                     received.frames += 1;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
