@@ -1,6 +1,7 @@
 //! A window onto a byte stream: bytes between two absolute offsets, in chunks that come and go with them.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use super::chunk::{CHUNK, ChunkPool};
 
@@ -10,8 +11,11 @@ use super::chunk::{CHUNK, ChunkPool};
 /// one place, which a CPU has in its cache.
 #[derive(Debug, Default)]
 pub(super) struct ByteRing {
-    /// The first begins at `origin`; all but the last are whole, or empty where nothing was written yet.
+    /// The first begins at `origin`; all but the last are whole, or empty where nothing was written yet or nothing is needed
+    /// any more.
     chunks: VecDeque<Box<[u8]>>,
+    /// Bytes between both ends that are not needed any more.
+    forgotten: u64,
     origin: u64,
     base: u64,
     end: u64,
@@ -28,6 +32,27 @@ impl ByteRing {
     /// One past the highest byte ever written.
     pub(super) fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Bytes between both ends, but for those that were forgotten.
+    pub(super) fn kept(&self) -> u64 {
+        self.end - self.base - self.forgotten
+    }
+
+    /// The whole chunk that a byte is in.
+    pub(super) fn chunk_of(&self, offset: u64) -> Range<u64> {
+        let start = offset - (offset - self.origin) % CHUNK as u64;
+        start..start + CHUNK as u64
+    }
+
+    /// Gives a whole chunk back that has others on both sides: nobody reads its bytes again.
+    pub(super) fn forget(&mut self, pool: &mut ChunkPool, chunk: &Range<u64>) {
+        debug_assert!(chunk.start >= self.base && chunk.end < self.end);
+        let (index, _) = self.place(chunk.start);
+        if self.chunks[index].len() == CHUNK {
+            pool.put(std::mem::take(&mut self.chunks[index]));
+            self.forgotten += CHUNK as u64;
+        }
     }
 
     /// Which chunk a byte is in, and where in it.
@@ -102,7 +127,12 @@ impl ByteRing {
         self.end = self.end.max(base);
         let is_empty = self.base == self.end;
         while self.chunks.len() > usize::from(is_empty) && (is_empty || self.base - self.origin >= CHUNK as u64) {
-            self.chunks.pop_front().into_iter().for_each(|chunk| pool.put(chunk));
+            let Some(chunk) = self.chunks.pop_front() else { break };
+            if chunk.is_empty() {
+                // Or it was a hole: then nothing was forgotten.
+                self.forgotten = self.forgotten.saturating_sub(CHUNK as u64);
+            }
+            pool.put(chunk);
             self.origin += CHUNK as u64;
         }
         if is_empty {
@@ -122,6 +152,7 @@ impl ByteRing {
     pub(super) fn release(&mut self, pool: &mut ChunkPool) {
         self.base = self.end;
         self.origin = self.end;
+        self.forgotten = 0;
         self.chunks.drain(..).for_each(|chunk| pool.put(chunk));
         self.chunks.shrink_to_fit();
     }

@@ -5,10 +5,30 @@ use std::ops::Range;
 
 use super::chunk::ChunkPool;
 use super::ranges::RangeSet;
+use super::repair::PROTECTED_MAX;
 use super::ring::ByteRing;
 
 /// So many new bytes lie between a retransmission and its copy: no burst of losses is expected to reach over them.
 const COPY_AFTER: u64 = 48 * 1024;
+/// Copies of what is lost twice. At 5 % of loss, a path that holds 25,000 datagrams loses 60 of them twice per round trip;
+/// with one copy one of these is lost for the third time every six.
+const COPIES: u8 = 2;
+/// Copies take at most so many times the bytes that the path's own loss is expected to take twice.
+const COPIES_SHARE: u64 = 3;
+/// Where the path seems to lose more than this, in permille, that may as well be a queue that others keep full.
+const COPIES_LOSS_MAX: u64 = 50;
+/// Bytes of that share that are saved up at most, in millionths.
+const COPYABLE_MAX: u64 = 64 * 1024 * 1_000_000;
+
+/// What is to be sent once more.
+#[derive(Debug)]
+struct Copy {
+    /// The offset of new bytes from which on it is due.
+    due: u64,
+    range: Range<u64>,
+    /// How often.
+    left: u8,
+}
 
 /// A stretch of a stream to put into a datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,9 +49,11 @@ pub(super) struct SendStream {
     lost: RangeSet,
     /// Sent again, and not acknowledged.
     resent: RangeSet,
-    /// What is lost for the second time is sent twice: each further round trip would keep all that follows from the peer's
-    /// end, and in memory. First the offset of new bytes from which on the copy is due.
-    copies: VecDeque<(u64, Range<u64>)>,
+    /// What is lost for the second time is sent once more, and again: each further round trip would keep all that follows
+    /// from the peer's end, and in memory. The first to be due comes first.
+    copies: VecDeque<Copy>,
+    /// Bytes that copies may take, in millionths. What a queue lost would only be lost again.
+    copyable: u64,
     /// Acknowledged above the ring's base.
     acked: RangeSet,
     /// Written and not acknowledged.
@@ -61,6 +83,11 @@ impl SendStream {
     /// Written and not yet known to have arrived.
     pub(super) fn unacked(&self) -> u64 {
         self.unacked
+    }
+
+    /// Bytes that are kept for it.
+    pub(super) fn kept(&self) -> u64 {
+        self.ring.kept()
     }
 
     /// Written and not yet sent once.
@@ -116,7 +143,7 @@ impl SendStream {
     }
 
     fn is_copy_due(&self) -> bool {
-        self.copies.front().is_some_and(|(due, _)| self.next >= *due || !self.has_new())
+        self.copies.front().is_some_and(|copy| self.next >= copy.due || !self.has_new())
     }
 
     /// Whether there is something that was never sent: bytes, or the end.
@@ -124,8 +151,9 @@ impl SendStream {
         self.next < self.ring.end() || (self.finished && !self.fin_sent)
     }
 
-    /// The next stretch of at most `room` bytes: lost bytes first, then new ones.
-    pub(super) fn next_segment(&mut self, room: usize) -> Option<Segment> {
+    /// The next stretch of at most `room` bytes: lost bytes first, then new ones. `own_loss`: the share of datagrams that the
+    /// path loses by itself, in permille.
+    pub(super) fn next_segment(&mut self, room: usize, own_loss: u64) -> Option<Segment> {
         let end = self.ring.end();
         if let Some(lost) = self.lost.first() {
             let len = ((lost.end - lost.start) as usize).min(room);
@@ -135,7 +163,7 @@ impl SendStream {
             let range = lost.start..lost.start + len as u64;
             self.lost.remove(range.clone());
             if self.resent.overlapping(range.clone()).next().is_some() {
-                self.copies.push_back((self.next + COPY_AFTER, range.clone()));
+                self.copies.push_back(Copy { due: self.next + COPY_AFTER, range: range.clone(), left: COPIES });
             }
             self.resent.insert(range.clone());
             let fin = self.finished && range.end == end && (self.fin_lost || !self.fin_sent);
@@ -143,23 +171,28 @@ impl SendStream {
             return Some(Segment { offset: range.start, len, fin, retransmission: true });
         }
         while self.is_copy_due()
-            && let Some((_, copy)) = self.copies.pop_front()
+            && let Some(Copy { range, left, .. }) = self.copies.pop_front()
         {
             // What was acknowledged since is not sent; a part of it may have been.
-            let needed = copy.start.max(self.ring.base())..copy.end;
-            if needed.is_empty() || self.acked.covers(&needed) {
+            let Some(needed) = self.missing(&range) else { continue };
+            let len = ((needed.end - needed.start) as usize).min(room);
+            let sent = needed.start..needed.start + len as u64;
+            let cost = len as u64 * 1_000_000;
+            if cost > self.copyable {
                 continue;
             }
-            let len = ((needed.end - needed.start) as usize).min(room);
+            let rest = sent.end..range.end;
+            if !rest.is_empty() {
+                self.copies.push_front(Copy { due: 0, range: rest, left });
+            }
             if len == 0 {
-                self.copies.push_front((0, needed));
                 return None;
             }
-            let sent = needed.start..needed.start + len as u64;
-            if sent.end < needed.end {
-                self.copies.push_front((0, sent.end..needed.end));
+            self.copyable -= cost;
+            if left > 1 {
+                self.copies.push_back(Copy { due: self.next + COPY_AFTER, range: sent, left: left - 1 });
             }
-            return Some(Segment { offset: sent.start, len, fin: false, retransmission: true });
+            return Some(Segment { offset: needed.start, len, fin: false, retransmission: true });
         }
         let len = ((end - self.next) as usize).min(room);
         let at_end = self.next + len as u64 == end;
@@ -169,8 +202,23 @@ impl SendStream {
         }
         let offset = self.next;
         self.next += len as u64;
+        let lost_twice = len as u64 * own_loss.min(COPIES_LOSS_MAX).pow(2);
+        self.copyable = (self.copyable + lost_twice * COPIES_SHARE).min(COPYABLE_MAX);
         self.note_fin(fin);
         Some(Segment { offset, len, fin, retransmission: false })
+    }
+
+    /// Of these bytes, the first stretch that has not arrived.
+    fn missing(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        let mut missing = range.start.max(self.ring.base())..range.end;
+        for acked in self.acked.overlapping(range.clone()) {
+            if acked.start > missing.start {
+                missing.end = acked.start;
+                break;
+            }
+            missing.start = missing.start.max(acked.end);
+        }
+        (missing.start < missing.end).then_some(missing)
     }
 
     fn note_fin(&mut self, fin: bool) {
@@ -207,6 +255,18 @@ impl SendStream {
         {
             self.acked.pop_first();
             self.ring.advance(pool, first.end);
+            return;
+        }
+        self.forget(pool, start);
+        self.forget(pool, range.end - 1);
+    }
+
+    /// What has arrived is not sent again, though it waits behind something lost: gives back the chunk that `offset` is in,
+    /// if all of it has. Repair symbols are still to be made over the newest bytes.
+    fn forget(&mut self, pool: &mut ChunkPool, offset: u64) {
+        let chunk = self.ring.chunk_of(offset);
+        if chunk.start >= self.ring.base() && chunk.end + PROTECTED_MAX < self.next && self.acked.covers(&chunk) {
+            self.ring.forget(pool, &chunk);
         }
     }
 
@@ -260,6 +320,7 @@ impl SendStream {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn stream(bytes: &[u8]) -> SendStream {
         let mut stream = SendStream::new(1 << 20);
@@ -267,31 +328,66 @@ mod tests {
         stream
     }
 
+    /// In permille.
+    const OWN_LOSS: u64 = 50;
+
+    proptest! {
+        #[test]
+        fn what_is_sent_again_is_what_was_written_however_it_is_acknowledged(
+            fates in proptest::collection::vec((0_u8..4, 1_usize..60_000), 1..400),
+        ) {
+            let (mut pool, len) = (ChunkPool::default(), 6 << 20);
+            let mut stream = SendStream::new(u64::MAX);
+            let written: Vec<u8> = (0..len).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+            stream.write(&mut pool, &written);
+            let mut under_way: VecDeque<Segment> = VecDeque::new();
+            for (fate, room) in fates.into_iter().cycle().take(3000) {
+                if let Some(segment) = stream.next_segment(room, OWN_LOSS) {
+                    let (mut bytes, at) = (Vec::new(), segment.offset as usize);
+                    stream.append_to(&segment, &mut bytes);
+                    prop_assert_eq!(&bytes[..], &written[at..at + segment.len]);
+                    under_way.push_back(segment);
+                }
+                if fate == 0 || under_way.len() > 20 {
+                    let Some(segment) = under_way.pop_front() else { continue };
+                    let range = segment.offset..segment.offset + segment.len as u64;
+                    if fate < 2 { stream.on_lost(range, false) } else { stream.on_acked(&mut pool, range, false) }
+                }
+                prop_assert!(stream.kept() <= len as u64 - stream.unacked_from());
+                prop_assert!(stream.kept() >= stream.unacked());
+            }
+            stream.release(&mut pool);
+            pool.release_idle();
+            pool.release_idle();
+            prop_assert_eq!(pool.held(), 0);
+        }
+    }
+
     #[test]
     fn lost_bytes_go_before_new_ones_and_are_cut_to_the_room() {
         let mut stream = stream(&[0; 100]);
-        stream.next_segment(60);
+        stream.next_segment(60, OWN_LOSS);
         stream.on_lost(10..40, false);
         let mut order = Vec::new();
-        while let Some(segment) = stream.next_segment(20) {
+        while let Some(segment) = stream.next_segment(20, OWN_LOSS) {
             order.push((segment.offset, segment.len, segment.retransmission));
         }
         assert_eq!(order, [(10, 20, true), (30, 10, true), (60, 20, false), (80, 20, false)]);
     }
 
     #[test]
-    fn what_is_lost_twice_is_sent_twice_apart_from_each_other() {
+    fn what_is_lost_twice_is_sent_again_apart_from_each_other() {
         let mut stream = stream(&vec![0; 200 * 1024]);
-        stream.next_segment(1000);
+        stream.next_segment(1000, OWN_LOSS);
         for _ in 0..2 {
             stream.on_lost(100..200, false);
-            let again = stream.next_segment(1000).unwrap();
+            let again = stream.next_segment(1000, OWN_LOSS).unwrap();
             assert_eq!((again.offset, again.len, again.retransmission), (100, 100, true));
         }
         assert!(!stream.has_lost());
         let mut new = 0;
         let copy = loop {
-            let segment = stream.next_segment(1000).unwrap();
+            let segment = stream.next_segment(1000, OWN_LOSS).unwrap();
             if segment.retransmission {
                 break segment;
             }
@@ -303,31 +399,34 @@ mod tests {
         stream.on_acked(&mut ChunkPool::default(), 0..1000, false);
         assert!(!stream.has_lost(), "one of the copies arrived");
         stream.on_lost(2000..2100, false);
-        assert_eq!(stream.next_segment(1000).unwrap().offset, 2000);
+        assert_eq!(stream.next_segment(1000, OWN_LOSS).unwrap().offset, 2000);
         assert!(!stream.has_lost(), "lost once");
     }
 
     #[test]
     fn bytes_acknowledged_by_a_copy_are_not_lost_again() {
         let mut stream = stream(&[0; 100]);
-        stream.next_segment(100);
+        stream.next_segment(100, OWN_LOSS);
         stream.on_acked(&mut ChunkPool::default(), 20..50, false);
         stream.on_lost(10..60, false);
-        assert_eq!((stream.next_segment(100).unwrap().offset, stream.next_segment(100).unwrap().offset), (10, 50));
-        assert_eq!(stream.next_segment(100), None);
+        assert_eq!(
+            (stream.next_segment(100, OWN_LOSS).unwrap().offset, stream.next_segment(100, OWN_LOSS).unwrap().offset),
+            (10, 50)
+        );
+        assert_eq!(stream.next_segment(100, OWN_LOSS), None);
     }
 
     #[test]
     fn the_end_travels_alone_when_it_comes_late_and_again_when_lost() {
         let mut stream = stream(b"abc");
-        assert!(!stream.next_segment(10).unwrap().fin);
+        assert!(!stream.next_segment(10, OWN_LOSS).unwrap().fin);
         stream.finish();
         let fin = Segment { offset: 3, len: 0, fin: true, retransmission: false };
-        assert_eq!(stream.next_segment(10), Some(fin));
-        assert_eq!(stream.next_segment(10), None);
+        assert_eq!(stream.next_segment(10, OWN_LOSS), Some(fin));
+        assert_eq!(stream.next_segment(10, OWN_LOSS), None);
         stream.on_lost(3..3, true);
         assert!(stream.has_lost() && !stream.has_new());
-        assert_eq!(stream.next_segment(10), Some(fin));
+        assert_eq!(stream.next_segment(10, OWN_LOSS), Some(fin));
         stream.on_acked(&mut ChunkPool::default(), 3..3, true);
         assert!(!stream.is_acked());
         stream.on_acked(&mut ChunkPool::default(), 0..3, false);
@@ -337,16 +436,16 @@ mod tests {
     #[test]
     fn what_the_peer_has_consumed_is_not_sent_again_where_symbols_covered_it() {
         let mut stream = stream(&[0; 100]);
-        stream.next_segment(100);
+        stream.next_segment(100, OWN_LOSS);
         stream.on_lost(10..60, false);
         assert!(stream.on_credit(&mut ChunkPool::default(), 40, 1000));
         assert_eq!(stream.unacked(), 100, "an ack will say so");
         stream.on_covered(70);
         assert!(stream.on_credit(&mut ChunkPool::default(), 50, 1000));
         stream.on_lost(0..20, false);
-        let again = stream.next_segment(100).unwrap();
+        let again = stream.next_segment(100, OWN_LOSS).unwrap();
         assert_eq!((again.offset, again.len, stream.unacked()), (50, 10, 50));
-        assert_eq!(stream.next_segment(100), None);
+        assert_eq!(stream.next_segment(100, OWN_LOSS), None);
     }
 
     #[test]

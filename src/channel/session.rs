@@ -39,7 +39,7 @@ const BACKLOG_PROVEN: u64 = 3;
 /// Bytes that have arrived may wait behind a lost one for a retransmission of its retransmission: what the far end has
 /// not consumed may come to this much. They cost a switch-over no line time, so they stand outside the bound above,
 /// which measured at 100 ms and 1 % of loss left a quarter of the line unused.
-const REASSEMBLY_BDPS: u64 = 4;
+const REASSEMBLY_BDPS: u64 = 5;
 /// All memory of a session, the TCP buffers of its flow and the frames under way with it included, is bounded to this many
 /// BDP (without a queue)…
 const MEMORY_BDPS: u64 = 3;
@@ -363,8 +363,11 @@ impl Session {
         }
         // Where the RTT varies its smallest is not what the path holds.
         let memory = self.memory_limit(path, self.law.varying_rtt().map_or(min_rtt, |rtt| rtt.max(min_rtt)));
-        let reassembly = limit.max(bdp * REASSEMBLY_BDPS).min(memory);
-        self.streams.set_backlog_limits(limit.min(memory), reassembly);
+        // What is on its way there has not arrived, nor has word of what was consumed meanwhile.
+        let there = memory + path.bytes_in(min_rtt).as_u64() / 2;
+        let reassembly = limit.max(bdp * REASSEMBLY_BDPS).min(there);
+        self.streams.set_backlog_limits(limit.min(memory), reassembly, memory);
+        self.streams.set_own_loss(self.own_loss_permille());
     }
 
     /// How many bytes may wait, here or at the far end, before a session over such a path has all the memory it may have.

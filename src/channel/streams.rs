@@ -89,12 +89,17 @@ pub(super) struct Streams {
     unacked: u64,
     /// Written and not yet sent once, all streams.
     unsent: u64,
+    /// Kept of what was written, all streams.
+    kept: u64,
     /// Bytes the peer has consumed, all streams there ever were.
     consumed: u64,
     /// Weights of the streams with backlog.
     active: u64,
     limit: u64,
     reassembly_limit: u64,
+    kept_limit: u64,
+    /// The share of datagrams that the path loses by itself, in permille.
+    own_loss: u64,
 }
 
 impl Streams {
@@ -120,10 +125,13 @@ impl Streams {
             backlog: 0,
             unacked: 0,
             unsent: 0,
+            kept: 0,
             consumed: 0,
             active: 0,
             limit: 4 * BACKLOG_SHARE_MIN,
             reassembly_limit: 8 * BACKLOG_SHARE_MIN,
+            kept_limit: 8 * BACKLOG_SHARE_MIN,
+            own_loss: 0,
         }
     }
 
@@ -200,7 +208,10 @@ impl Streams {
 
     /// How much of its bound the backlog takes up, in percent.
     pub(super) fn filled_percent(&self) -> u64 {
-        (self.backlog * 100 / self.reassembly_limit).max(self.unacked * 100 / self.limit)
+        let percent = |bytes: u64, limit: u64| bytes * 100 / limit;
+        percent(self.backlog, self.reassembly_limit)
+            .max(percent(self.unacked, self.limit))
+            .max(percent(self.kept, self.kept_limit))
     }
 
     /// Whether all that may be under way is under way: the bound on it is what holds the writers back, and not the pace, which
@@ -209,11 +220,18 @@ impl Streams {
         self.unacked * 4 >= self.limit * 3 && self.unsent * 10 <= self.unacked
     }
 
-    /// Changes the bound on what all streams together have written and not yet brought to the peer, and the wider one
-    /// on what the peer has not consumed: that includes bytes which have arrived and wait behind a lost one.
-    pub(super) fn set_backlog_limits(&mut self, limit: u64, reassembly_limit: u64) {
+    /// Changes the bound on what all streams together have written and not yet brought to the peer, the wider one on what
+    /// the peer has not consumed, which includes bytes that have arrived and wait behind a lost one, and that on what is
+    /// kept here of it.
+    pub(super) fn set_backlog_limits(&mut self, limit: u64, reassembly_limit: u64, kept_limit: u64) {
         self.limit = limit.max(4 * BACKLOG_SHARE_MIN);
         self.reassembly_limit = reassembly_limit.max(self.limit);
+        self.kept_limit = kept_limit.max(self.limit);
+    }
+
+    /// How much of what is sent the path loses, whatever its queue does: so far copies of it may go.
+    pub(super) fn set_own_loss(&mut self, permille: u64) {
+        self.own_loss = permille;
     }
 
     pub(super) fn writable(&self, id: StreamId) -> u64 {
@@ -227,6 +245,7 @@ impl Streams {
         };
         room(self.limit, stream.send.unacked(), self.unacked)
             .min(room(self.reassembly_limit, stream.send.backlog(), self.backlog))
+            .min(room(self.kept_limit, stream.send.kept(), self.kept))
             .min(stream.send.credit())
     }
 
@@ -234,10 +253,12 @@ impl Streams {
     fn account<R>(&mut self, id: StreamId, change: impl FnOnce(&mut Stream, &mut ChunkPool) -> R) -> Option<R> {
         let stream = self.table.get_mut(&id)?;
         let (before, unacked_before) = (stream.send.backlog(), stream.send.unacked());
-        let (unsent_before, active_before) = (stream.send.unsent(), stream.active());
+        let (unsent_before, kept_before) = (stream.send.unsent(), stream.send.kept());
+        let active_before = stream.active();
         let result = change(stream, &mut self.pool);
         let after = stream.send.backlog();
         self.unsent = self.unsent - unsent_before + stream.send.unsent();
+        self.kept = self.kept - kept_before + stream.send.kept();
         self.unacked = self.unacked - unacked_before + stream.send.unacked();
         self.backlog = self.backlog - before + after;
         self.active = self.active - active_before + stream.active();
@@ -281,6 +302,7 @@ impl Streams {
         self.backlog -= backlog;
         self.unacked -= stream.send.unacked();
         self.unsent -= stream.send.unsent();
+        self.kept -= stream.send.kept();
         self.active -= stream.active();
         self.keeping -= usize::from(stream.recv.keeps());
         self.recovery.forget(id);
@@ -337,7 +359,7 @@ impl Streams {
             stream.losing = false;
             // What was lost may have been acknowledged since.
             if stream.send.has_lost()
-                && let Some(segment) = stream.send.next_segment(room(id))
+                && let Some(segment) = stream.send.next_segment(room(id), self.own_loss)
             {
                 if !segment.retransmission {
                     // A copy was due of what was acknowledged since.
@@ -351,7 +373,7 @@ impl Streams {
         while let Some(id) = self.turns.next() {
             let Some(stream) = self.table.get_mut(&id) else { continue };
             stream.ready = false;
-            if let Some(segment) = stream.send.next_segment(room(id)) {
+            if let Some(segment) = stream.send.next_segment(room(id), self.own_loss) {
                 if !segment.retransmission {
                     self.unsent -= segment.len as u64;
                 }

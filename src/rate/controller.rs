@@ -244,16 +244,19 @@ impl Controller {
 
     /// Share of datagrams that the path loses by itself, in permille.
     pub fn own_loss_permille(&self) -> u64 {
-        let seen = self.low_acked + self.low_lost;
-        if seen < LOSS_KNOWN {
+        if !self.knows_own_loss() {
             return 0;
         }
-        (self.low_lost * 1000 / seen).min(OWN_LOSS_MAX_PERMILLE)
+        (self.low_lost * 1000 / (self.low_acked + self.low_lost)).min(OWN_LOSS_MAX_PERMILLE)
+    }
+
+    fn knows_own_loss(&self) -> bool {
+        self.low_acked + self.low_lost >= LOSS_KNOWN
     }
 
     /// Share of loss that may be the path's own, in permille.
     fn possible_loss_permille(&self) -> u64 {
-        if self.low_acked + self.low_lost < LOSS_KNOWN { UNKNOWN_LOSS_PERMILLE } else { self.own_loss_permille() }
+        if self.knows_own_loss() { self.own_loss_permille() } else { UNKNOWN_LOSS_PERMILLE }
     }
 
     /// The rate to pace at, wire bytes.
@@ -341,10 +344,9 @@ impl Controller {
         self.queue.queue()
     }
 
-    /// The RTT of the path without a queue where it is known to vary by itself: close to its mean, and below it, as part of
-    /// what varies may be a queue all the same.
+    /// The mean RTT of the path without a queue where it is known to vary by itself, or a little less.
     pub fn varying_rtt(&self) -> Option<Duration> {
-        self.queue.is_noisy().then(|| self.queue.mean_rtt() * 7 / 8)
+        self.queue.varying_rtt()
     }
 
     /// Takes an ack.
@@ -408,9 +410,14 @@ impl Controller {
         self.queue.min_rtt() < ROUND_MIN
     }
 
-    /// What was offered, less what the path loses by itself.
+    /// What was offered, less what the path loses by itself: what was lost, as long as it may be that.
     fn offered(&self, span: &Span) -> BitRate {
-        span.offered.permille(1000 - self.own_loss_permille())
+        let own = if self.knows_own_loss() || !self.queue.is_noisy() {
+            self.own_loss_permille()
+        } else {
+            span.lost_permille.min(UNKNOWN_LOSS_PERMILLE)
+        };
+        span.offered.permille(1000 - own)
     }
 
     fn on_round(&mut self, now: Instant, report: &AckReport) {
@@ -445,13 +452,14 @@ impl Controller {
                 }
             }
             Phase::Up => {
-                if self.phase_rounds < self.up_rounds() && !self.is_lossy(&span, OVERFLOW_MIN) {
+                let noisy = self.queue.is_noisy();
+                let lossy = if noisy { self.is_lossy_noisy(&span) } else { self.is_lossy(&span, OVERFLOW_MIN) };
+                if self.phase_rounds < self.up_rounds() && !lossy {
                     return;
                 }
                 if !self.follow(now, &span) {
                     self.raise(&span);
-                    let gain = if self.queue.is_noisy() { NOISY_DOWN_GAIN } else { DOWN_GAIN };
-                    self.enter(now, Phase::Down, gain);
+                    self.enter(now, Phase::Down, if noisy { NOISY_DOWN_GAIN } else { DOWN_GAIN });
                 }
             }
             Phase::Down => {

@@ -45,13 +45,15 @@
 //! - *Jitter.* Where the RTT varies within every round, a round or two prove nothing. As in BBR the estimate is the best of
 //!   the last eight rounds, each time the mean of three. It falls to that only where the path kept less than nine tenths of
 //!   what it was offered and did not lose, lost more than few datagrams may show by chance, or kept up a queue without
-//!   delivering more than was offered. Eight rounds are averaged for
-//!   the queue and held against the smallest such average, as far as jitter explains that; probes last three rounds and are
-//!   judged by whether their excess has queued, and what they queued is drained for longer.
+//!   delivering more than was offered. Eight rounds are averaged for the queue and held against the smallest such average,
+//!   as far as jitter explains that; probes last three rounds and are judged by whether their excess has queued, and what
+//!   they queued is drained for longer. Until the path's own loss is known, what such a probe lost is taken for it, as far
+//!   as weather loses that much: an estimate that is far too small would else never be outgrown.
 //! - *Loss.* Random loss is not congestion. It is measured on what was sent below the path's rate, and the pace is raised
 //!   by it: a link that loses 5 % delivers its full rate only when offered 1 / 0.95 of it.
-//! - *Acceleration* ends when two rounds, three under jitter, brought no growth while the path was offered more, with the
-//!   first quarter of an RTT that shows a queue that overflows, and on a path that was calm before as soon as a queue builds
+//! - *Acceleration* ends when two rounds, three under jitter, brought no growth while the path was offered more and, under
+//!   jitter, fell behind by an RTT (an RTT that grows by itself makes deliveries late, too, but not for long), with the first
+//!   quarter of an RTT that shows a queue that overflows, and on a path that was calm before as soon as a queue builds
 //!   up over three quarters of an RTT while no more is delivered (HyStart++, RFC 9406, looks at the RTT alone, which makes
 //!   room for nobody who comes late).
 //! - *Lateness* is made up for by the pacer within bounds; a probe by a late sender is the stronger for it.

@@ -19,6 +19,10 @@ const FLOOR: Duration = Duration::from_millis(1);
 pub(super) const ROUND_MIN: Duration = Duration::from_millis(10);
 /// Rounds over which the smallest RTT is averaged where it varies by itself.
 pub(super) const NOISY_ROUNDS: usize = 8;
+/// Over a path this long a queue of our own is a small part of the RTT.
+const LONG: Duration = Duration::from_millis(40);
+/// Rounds that the mean of all samples is taken over, about.
+const MEAN_ROUNDS: u32 = 16;
 /// Rounds in a row whose smallest RTT rose, or fell, that chance seldom makes.
 const RAMP_ROUNDS: usize = 3;
 /// Rounds without variation that show that there is none: chance leaves out a few.
@@ -43,6 +47,10 @@ pub(super) struct QueueEstimator {
     noisy: bool,
     /// Rounds in a row that it was known not to vary by itself.
     quiet_rounds: u32,
+    /// It did so not long ago.
+    varied: bool,
+    /// The RTT of all samples, averaged over many rounds.
+    mean: Duration,
     /// The last rounds: smallest RTT, spread, step.
     last: VecDeque<[Duration; 3]>,
     /// Smallest RTTs to be averaged.
@@ -62,6 +70,8 @@ impl QueueEstimator {
             step: Duration::ZERO,
             noisy: false,
             quiet_rounds: 0,
+            varied: false,
+            mean: Duration::ZERO,
             last: VecDeque::new(),
             minima: VecDeque::new(),
             floors: VecDeque::new(),
@@ -85,7 +95,7 @@ impl QueueEstimator {
     pub(super) fn on_round(&mut self, now: Instant, rtt: RoundRtt) {
         let step = self.last.back().map_or(Duration::ZERO, |last| last[0].abs_diff(rtt.min));
         let slope = if !self.noisy && self.is_ramp(rtt.min) { step } else { Duration::ZERO };
-        self.last.push_back([rtt.min, (rtt.mean - rtt.min.min(rtt.mean)).saturating_sub(slope / 2), step]);
+        self.last.push_back([rtt.min, rtt.mean.saturating_sub(rtt.min + slope / 2), step]);
         if self.last.len() > NOISY_ROUNDS {
             self.last.pop_front();
         }
@@ -96,7 +106,10 @@ impl QueueEstimator {
             let limit = (self.min_rtt / 16).max(FLOOR);
             self.noisy = self.spread > if self.noisy { limit * 3 / 4 } else { limit };
             self.quiet_rounds = if self.noisy { 0 } else { self.quiet_rounds.saturating_add(1) };
+            self.varied = self.noisy || (self.varied && !self.is_quiet());
         }
+        self.mean =
+            if self.mean.is_zero() { rtt.mean } else { (self.mean * (MEAN_ROUNDS - 1) + rtt.mean) / MEAN_ROUNDS };
         self.minima.push_back(rtt.min);
         if self.minima.len() > NOISY_ROUNDS {
             self.minima.pop_front();
@@ -115,16 +128,10 @@ impl QueueEstimator {
 
     /// A queue that grows or shrinks steadily moves all samples of a round, the later the more.
     fn is_ramp(&self, min: Duration) -> bool {
-        let minima = || self.last.iter().rev().take(RAMP_ROUNDS).map(|last| last[0]);
-        let whole = minima().count() == RAMP_ROUNDS;
-        let (mut up, mut down) = (whole, whole);
-        let mut later = min;
-        for earlier in minima() {
-            up &= earlier < later;
-            down &= earlier > later;
-            later = earlier;
-        }
-        up || down
+        let Some(first) = self.last.len().checked_sub(RAMP_ROUNDS) else { return false };
+        let minima = || self.last.range(first..).map(|last| last[0]).chain([min]);
+        minima().is_sorted_by(|earlier, later| earlier < later)
+            || minima().is_sorted_by(|earlier, later| earlier > later)
     }
 
     /// Of one column of the last rounds, the value that one in `share` does not exceed.
@@ -232,6 +239,15 @@ impl QueueEstimator {
     /// The mean RTT of an empty path whose delay varies by itself.
     pub(super) fn mean_rtt(&self) -> Duration {
         self.floor().unwrap_or(self.min_rtt + self.step * 2) + self.spread
+    }
+
+    /// The mean RTT of the path without a queue where it varies by itself, or a little less, as part of what varies may be a
+    /// queue all the same: more of it over short paths.
+    pub(super) fn varying_rtt(&self) -> Option<Duration> {
+        if self.min_rtt < LONG {
+            return self.noisy.then(|| self.mean_rtt() * 7 / 8);
+        }
+        self.varied.then(|| self.mean.saturating_sub(self.queue).max(self.min_rtt) * 15 / 16)
     }
 
     /// It is well known that the RTT does not vary by itself.

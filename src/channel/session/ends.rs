@@ -16,6 +16,18 @@ impl Session {
         self.queued_at.is_none_or(|at| now - at > self.rtt.srtt() * 2)
     }
 
+    /// Share of datagrams that the path loses by itself, in permille.
+    pub(super) fn own_loss_permille(&self) -> u64 {
+        // Where the RTT does not vary by itself, what is lost beside a queue is not taken for the path's.
+        let beside_no_queue = (self.tail.loss_share() * 1000.0) as u64;
+        match self.law.phase() {
+            Some(_) if self.law.varying_rtt().is_some() => self.law.own_loss_permille(),
+            Some(_) => self.law.own_loss_permille().min(beside_no_queue),
+            // An operator's pace has no model of its path.
+            None => beside_no_queue,
+        }
+    }
+
     /// When the end of a burst is to be protected.
     pub(super) fn tail_at(&self) -> Option<Instant> {
         let idle = !self.streams.has_ready() && !self.restricted && self.window_open();

@@ -22,7 +22,7 @@ fn streams_take_turns_and_lost_bytes_go_first() {
 /// left: what each sent.
 fn sent_by_weight(weights: &[u8], bdp: u64, bytes: usize) -> Vec<usize> {
     let mut streams = Streams::new(true);
-    streams.set_backlog_limits(2 * bdp, 4 * bdp);
+    streams.set_backlog_limits(2 * bdp, 4 * bdp, 4 * bdp);
     let ids: Vec<_> = weights.iter().map(|_| streams.open().unwrap()).collect();
     for (&id, &weight) in ids.iter().zip(weights) {
         streams.set_weight(id, Weight::new(weight).unwrap());
@@ -100,7 +100,7 @@ fn what_waits_to_be_sent_is_counted_over_all_streams_and_copies_do_not_count() {
 #[test]
 fn a_writer_that_its_pace_holds_back_is_not_bound_by_what_is_under_way() {
     let mut streams = Streams::new(true);
-    streams.set_backlog_limits(1 << 20, 1 << 20);
+    streams.set_backlog_limits(1 << 20, 1 << 20, 1 << 20);
     let id = streams.open().unwrap();
     streams.write(id, &vec![1; 1 << 20]);
     assert!(!streams.is_flight_bound(), "most of it has not left");
@@ -171,7 +171,7 @@ fn a_reset_that_overtakes_the_first_bytes_wins() {
 fn streams_at_rest_are_not_looked_at_and_their_memory_is_given_back() {
     let mut streams = Streams::new(true);
     let ids: Vec<_> = (0..1000).map(|_| streams.open().unwrap()).collect();
-    streams.set_backlog_limits(1 << 20, 1 << 20);
+    streams.set_backlog_limits(1 << 20, 1 << 20, 1 << 20);
     streams.write(ids[7], &vec![0; 1 << 18]);
     streams.on_stream(StreamId(1), 0, &vec![0; 40_000], false).unwrap();
     assert_eq!(streams.restless, [ids[7], StreamId(1)]);
@@ -194,7 +194,7 @@ fn streams_at_rest_are_not_looked_at_and_their_memory_is_given_back() {
 #[test]
 fn backlog_is_bounded_for_one_and_shared_by_many() {
     let mut streams = Streams::new(true);
-    streams.set_backlog_limits(1 << 20, 1 << 20);
+    streams.set_backlog_limits(1 << 20, 1 << 20, 1 << 20);
     let ids: Vec<_> = (0..4).map(|_| streams.open().unwrap()).collect();
     let big = vec![0; 4 << 20];
     assert_eq!(streams.write(ids[0], &big), 1 << 20);

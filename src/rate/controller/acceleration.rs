@@ -84,7 +84,10 @@ impl Controller {
         // The rate stands still while the path is offered more: it is the limit. A pause of some machine looks the same
         // for a moment, but then nothing is offered either, or the next round makes up for it.
         let both = self.rounds.last(if noisy { 3 } else { 2 }).unwrap_or(*span);
-        let behind = both.delivered < both.kept(self.possible_loss_permille()).percent(BEHIND);
+        let kept = both.kept(self.possible_loss_permille());
+        // An RTT that grows by itself makes deliveries late as well, but not for long.
+        let late = both.lasted.mul_f64((1.0 - both.delivered.as_bps() as f64 / kept.as_bps().max(1) as f64).max(0.0));
+        let behind = both.delivered < kept.percent(BEHIND) && (!noisy || late > self.queue.min_rtt());
         let queued = self.queue.queue() > self.queue.min_rtt() / 4;
         let wanted = if noisy {
             3
@@ -98,7 +101,7 @@ impl Controller {
         let pushes = self.queue.queue() > self.deep_queue() && self.has_cruised && !noisy && !self.is_short();
         let ended = pushes
             || (behind && self.flat_rounds >= wanted)
-            || (plenty && self.flat_rounds >= FLAT_ROUNDS)
+            || (plenty && self.flat_rounds >= if noisy { 2 * FLAT_ROUNDS } else { FLAT_ROUNDS })
             || self.flat_rounds >= FLAT_ROUNDS_MAX;
         if ended {
             if behind || self.queue.is_noisy() {
@@ -118,7 +121,10 @@ impl Controller {
         let seen = if varies { self.slices.last(SLICES as usize) } else { Some(span) };
         let overflows = seen.is_some_and(|seen| self.is_overflow(&seen, varies));
         if overflows && self.slice_rise > self.full_queue() {
-            let delivered = self.slices.best(1, 2).unwrap_or(span.delivered);
+            // Where the RTT varies, a slice shows more than the path has as often as less.
+            let mean = if self.queue.is_noisy() { self.rounds.last(2).or(seen) } else { None };
+            let shown = mean.map(|mean| mean.delivered).or_else(|| self.slices.best(1, 2));
+            let delivered = shown.unwrap_or(span.delivered);
             self.fall_to(delivered, START_FALL);
             self.enter(now, Phase::Drain, DRAIN_GAIN);
             return;

@@ -46,7 +46,7 @@ impl Controller {
     /// counts is a queue that stands although the path is not offered more than the estimate, and loss beyond the own.
     pub(super) fn lower(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) -> bool {
         // What is missing at the far end may leave a sender nothing to say: then the overflow tells all the same.
-        if app_limited && !(self.queue.rise() > self.full_queue() && self.is_flooded(span)) {
+        if app_limited && !self.is_flooded(self.queue.rise(), Some(span)) {
             return false;
         }
         let held = in_flight.as_u64() * 100 > self.window().as_u64() * 90;
@@ -111,9 +111,7 @@ impl Controller {
         let shows = if self.queue.is_quiet() {
             self.slice_rise >= self.deep_queue()
         } else {
-            !self.queue.is_noisy()
-                && self.slice_rise > self.full_queue()
-                && seen.is_some_and(|seen| self.is_flooded(&seen))
+            !self.queue.is_noisy() && self.is_flooded(self.slice_rise, seen.as_ref())
         };
         if shows {
             self.follow_down(now, seen, self.slices.best(1, SLOWER_SLICES));
@@ -130,13 +128,16 @@ impl Controller {
             2
         };
         let seen = self.rounds.last(count);
-        let flooded = self.queue.rise() > self.full_queue() && seen.is_some_and(|seen| self.is_flooded(&seen));
-        (flooded || self.queue.rise() >= self.deep_queue()) && self.follow_down(now, seen, self.rounds.best(1, count))
+        let rise = self.queue.rise();
+        (rise >= self.deep_queue() || self.is_flooded(rise, seen.as_ref()))
+            && self.follow_down(now, seen, self.rounds.best(1, count))
     }
 
-    /// So much was lost that no weather explains it.
-    fn is_flooded(&self, span: &Span) -> bool {
-        self.is_lossy(span, EXCESS_LOSS_MIN) && span.lost_permille > self.possible_loss_permille() + FLOOD_PERMILLE
+    /// With a queue of this length so much was lost that no weather explains it.
+    fn is_flooded(&self, rise: Duration, seen: Option<&Span>) -> bool {
+        let most = self.possible_loss_permille() + FLOOD_PERMILLE;
+        rise > self.full_queue()
+            && seen.is_some_and(|span| span.lost_permille > most && self.is_lossy(span, EXCESS_LOSS_MIN))
     }
 
     /// Follows a path whose best of late was far less than it was offered.

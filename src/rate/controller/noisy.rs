@@ -27,8 +27,8 @@ impl Controller {
             return;
         };
         let behind = mean.delivered < mean.kept(self.possible_loss_noisy()).percent(BEHIND);
-        let stands = self.queue.is_standing() && self.queue.queue() > 2 * self.queue.jitter();
-        let queued = (held && self.queue.is_standing()) || (stands && mean.delivered <= self.offered(&mean));
+        let filled = self.queue.queue() > 2 * self.queue.jitter() && mean.delivered <= self.offered(&mean);
+        let queued = self.queue.is_standing() && (held || filled);
         if behind || queued || self.is_lossy_noisy(&mean) {
             self.fall_to(best, FALL);
         }
@@ -42,7 +42,7 @@ impl Controller {
     }
 
     /// More is lost than that.
-    fn is_lossy_noisy(&self, span: &Span) -> bool {
+    pub(super) fn is_lossy_noisy(&self, span: &Span) -> bool {
         span.lost_permille > self.possible_loss_noisy() && self.is_lossy(span, EXCESS_LOSS_MIN)
     }
 
