@@ -453,8 +453,7 @@ impl Controller {
             }
             Phase::Up => {
                 let noisy = self.queue.is_noisy();
-                let lossy = if noisy { self.is_lossy_noisy(&span) } else { self.is_lossy(&span, OVERFLOW_MIN) };
-                if self.phase_rounds < self.up_rounds() && !lossy {
+                if self.phase_rounds < self.up_rounds() && !self.is_lossy_round(&span) {
                     return;
                 }
                 if !self.follow(now, &span) {
@@ -490,6 +489,12 @@ impl Controller {
         let own = self.own_loss_permille();
         let lost = span.bytes * span.lost_permille / 1000 / self.config.datagram.as_u64().max(1);
         span.lost_permille > own + own / 4 + EXCESS_LOSS_PERMILLE && lost >= least
+    }
+
+    /// More was lost in a round than the path loses by itself; weather that is hardly known yet may be a good deal of it.
+    fn is_lossy_round(&self, span: &Span) -> bool {
+        let uncertain = self.queue.is_noisy() || !self.knows_own_loss();
+        if uncertain { self.is_lossy_noisy(span) } else { self.is_lossy(span, OVERFLOW_MIN) }
     }
 
     fn on_round_cruising(&mut self, now: Instant, span: &Span, app_limited: bool, in_flight: ByteCount) {

@@ -48,7 +48,8 @@
 //!   delivering more than was offered. Eight rounds are averaged for the queue and held against the smallest such average,
 //!   as far as jitter explains that; probes last three rounds and are judged by whether their excess has queued, and what
 //!   they queued is drained for longer. Until the path's own loss is known, what such a probe lost is taken for it, as far
-//!   as weather loses that much: an estimate that is far too small would else never be outgrown.
+//!   as weather loses that much, and no loss is taken for an overflow that weather explains: an estimate that is far too
+//!   small would else never be outgrown.
 //! - *Loss.* Random loss is not congestion. It is measured on what was sent below the path's rate, and the pace is raised
 //!   by it: a link that loses 5 % delivers its full rate only when offered 1 / 0.95 of it.
 //! - *Acceleration* ends when two rounds, three under jitter, brought no growth while the path was offered more and, under

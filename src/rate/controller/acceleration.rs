@@ -117,7 +117,7 @@ impl Controller {
     pub(super) fn on_slice_accelerating(&mut self, now: Instant, rtt: RoundRtt) {
         let Some(span) = self.slices.last(1) else { return };
         // Where the RTT varies, so do the times at which losses are found.
-        let varies = self.may_vary();
+        let varies = self.may_vary() || self.queue.is_noisy();
         let seen = if varies { self.slices.last(SLICES as usize) } else { Some(span) };
         let overflows = seen.is_some_and(|seen| self.is_overflow(&seen, varies));
         if overflows && self.slice_rise > self.full_queue() {

@@ -209,7 +209,7 @@ impl Controller {
         let before = self.overflowed.take().filter(|overflow| !overflow.is_over(now));
         self.overflowed = before;
         let moved = self.moved_at.is_some_and(|at| self.round - at < MOVED_LOSSES);
-        if !self.is_settled() || self.is_short() || moved || !self.is_lossy(span, OVERFLOW_MIN) {
+        if !self.is_settled() || self.is_short() || moved || !self.is_lossy_round(span) {
             return;
         }
         // A queue that overflows raises the mean as well, more than jitter does.
