@@ -452,13 +452,13 @@ impl Controller {
                 }
             }
             Phase::Up => {
-                let noisy = self.queue.is_noisy();
                 if self.phase_rounds < self.up_rounds() && !self.is_lossy_round(&span) {
                     return;
                 }
                 if !self.follow(now, &span) {
                     self.raise(&span);
-                    self.enter(now, Phase::Down, if noisy { NOISY_DOWN_GAIN } else { DOWN_GAIN });
+                    let gain = if self.queue.is_noisy() { NOISY_DOWN_GAIN } else { DOWN_GAIN };
+                    self.enter(now, Phase::Down, gain);
                 }
             }
             Phase::Down => {

@@ -39,7 +39,8 @@ pub enum End {
 }
 
 impl End {
-    /// Reads up to [`READ_LIMIT`] frames and hands each one over with the moment it arrived, by the clock of [`sys::now`](crate::sys::now).
+    /// Reads up to [`READ_LIMIT`] frames and hands each one over with the moment it arrived, by the clock of
+    /// [`sys::now`](crate::sys::now).
     ///
     /// # Errors
     /// When the interface is gone.

@@ -50,22 +50,22 @@ impl Session {
         if self.law.phase().is_some() {
             limit = limit.min(BACKLOG_PROVEN * self.delivery.delivered());
         }
-        let memory = self.memory_limit(path, min_rtt);
+        let own_loss = self.own_loss_permille();
+        let memory = self.memory_limit(path, min_rtt, own_loss);
         // What is on its way there has not arrived, nor has word of what was consumed meanwhile.
         let there = memory + path.bytes_in(min_rtt).as_u64() / 2;
         let reassembly = limit.max(bdp * REASSEMBLY_BDPS).min(there);
         self.streams.set_backlog_limits(limit.min(memory), reassembly, memory);
-        self.streams.set_own_loss(self.own_loss_permille());
+        self.streams.set_own_loss(own_loss);
     }
 
     /// How many bytes may wait, here or at the far end, before a session over such a path has all the memory it may have.
-    fn memory_limit(&self, rate: BitRate, min_rtt: Duration) -> u64 {
+    fn memory_limit(&self, rate: BitRate, min_rtt: Duration, own_loss: u64) -> u64 {
         // The smallest RTT is not what a path holds whose RTT varies. And an estimate that is too low is outgrown by probes
         // alone there, which are for nothing where all that it allows waits behind what was lost.
         let varying = self.law.varying_rtt();
-        let waits = varying.is_some() && self.own_loss_permille() >= PROBED_LOSS_PERMILLE;
-        let probes = waits && self.law.phase() == Some(Phase::Up);
-        let probed = if probes { rate.percent(PROBED_MEMORY) } else { rate };
+        let probes = varying.is_some() && self.law.phase() == Some(Phase::Up);
+        let probed = if probes && own_loss >= PROBED_LOSS_PERMILLE { rate.percent(PROBED_MEMORY) } else { rate };
         let bdp = probed.bytes_in(varying.map_or(min_rtt, |rtt| rtt.max(min_rtt)));
         let all = bdp.as_u64() * MEMORY_BDPS + MEMORY_BASE;
         let elsewhere = rate.bytes_in(TCP_TIME).as_u64().min(TCP_MAX) + LOOSE;
