@@ -67,6 +67,8 @@ struct Payload {
 
 /// In [`Payload::abilities`]: takes repair symbols.
 const TAKES_REPAIR: u8 = 1;
+/// The same: takes symbols over retransmissions.
+const TAKES_PARITY: u8 = 2;
 
 impl Payload {
     const LEN: usize = 20;
@@ -143,7 +145,7 @@ impl Keyring {
             cookie: None,
             psk: config.preshared_key.map(PresharedKey),
             instance: rng.next_u64(),
-            abilities: if config.repair_symbols { TAKES_REPAIR } else { 0 },
+            abilities: if config.repair_symbols { TAKES_REPAIR | TAKES_PARITY } else { 0 },
             counter: 0,
             peer_counter: None,
             pending: None,
@@ -170,8 +172,17 @@ impl Keyring {
 
     /// Whether the peer takes repair symbols, as it said in the handshake.
     pub(super) fn peer_takes_repair(&self) -> bool {
+        self.peer_is_able(TAKES_REPAIR)
+    }
+
+    /// Whether it takes those over retransmissions as well.
+    pub(super) fn peer_takes_parity(&self) -> bool {
+        self.peer_is_able(TAKES_PARITY)
+    }
+
+    fn peer_is_able(&self, ability: u8) -> bool {
         let used = self.epochs.iter().find(|epoch| Some(epoch.local_index) == self.sending);
-        used.is_some_and(|epoch| epoch.peer_abilities & TAKES_REPAIR != 0)
+        used.is_some_and(|epoch| epoch.peer_abilities & ability != 0)
     }
 
     fn fresh_index(&mut self) -> u32 {

@@ -10,6 +10,7 @@ mod drain;
 mod keyring;
 mod layout;
 mod log;
+mod parity;
 mod pmtu;
 mod ranges;
 mod received;
@@ -36,6 +37,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use self::admission::{Admission, Doorkeeper};
 use self::keyring::{Continuity, Keyring};
+use self::parity::ParitySender;
 use self::pmtu::MtuSearch;
 use self::repair::RepairSender;
 use self::route::{Move, Route};
@@ -391,8 +393,9 @@ impl Channel {
         let even = self.keyring.opens_even();
         let tail = TailCopies::new(now, self.config.tail_copies);
         let repair = RepairSender::new(now, self.config.repair_symbols, self.keyring.peer_takes_repair());
+        let parity = ParitySender::new(now, self.config.repair_symbols && self.keyring.peer_takes_parity());
         let path = (mtu, self.wire_overhead());
-        self.session = Some(Session::new(now, even, path, self.config.rate, handshake_rtt, (tail, repair)));
+        self.session = Some(Session::new(now, even, path, self.config.rate, handshake_rtt, (tail, repair, parity)));
         self.heard = now;
         self.silent = false;
         self.initiate_at = None;

@@ -228,7 +228,8 @@ impl RepairSender {
             if together { (0, frame.len() + symbol_len) } else { (2 * (frame.len() + ALONE), symbol_len) };
         let affordable = tail.affordable().saturating_sub(once as u64) / each as u64;
         let affordable = usize::try_from(affordable).unwrap_or(usize::MAX).min(SYMBOLS_MAX);
-        let Some(symbols) = symbols_for(repair.layout.blocks(), tail.loss_share(), affordable) else { return };
+        let blocks = repair.layout.blocks();
+        let Some(symbols) = symbols_for(blocks, tail.loss_share(), affordable, UNREPAIRED_ONE_IN) else { return };
         let blocks: Vec<Vec<u8>> =
             repair.layout.ranges(group.start).map(|range| source.copy_sent(stream, range)).collect();
         repair.symbols = symbols as u8;
@@ -276,14 +277,14 @@ impl RepairSender {
     }
 }
 
-/// How many symbols repair so many blocks nearly always where this share of all datagrams is lost, or as many of them
-/// as are affordable; `None` where so few as are affordable would not help.
-fn symbols_for(blocks: usize, loss: f64, affordable: usize) -> Option<usize> {
+/// How many symbols repair so many blocks where this share of all datagrams is lost, but for one time in `fail_one_in`, or
+/// as many of them as are affordable; `None` where so few as are affordable would not help.
+pub(super) fn symbols_for(blocks: usize, loss: f64, affordable: usize, fail_one_in: f64) -> Option<usize> {
     let fails = |symbols: usize| more_lost_than(symbols, blocks + symbols, loss.min(LOSS_MAX));
     if affordable == 0 {
         return None;
     }
-    let enough = (1..affordable).find(|symbols| fails(*symbols) * UNREPAIRED_ONE_IN < 1.0);
+    let enough = (1..affordable).find(|symbols| fails(*symbols) * fail_one_in < 1.0);
     enough.or_else(|| (fails(affordable) < WORTHWHILE).then_some(affordable))
 }
 
@@ -306,13 +307,13 @@ mod tests {
 
     #[test]
     fn there_are_as_many_symbols_as_the_loss_asks_for() {
-        assert_eq!(symbols_for(12, 0.01, 64), Some(1));
-        assert_eq!(symbols_for(46, 0.01, 64), Some(2));
-        assert_eq!(symbols_for(46, 0.03, 64), Some(4));
-        assert_eq!(symbols_for(180, 0.03, 64), Some(11));
-        assert_eq!(symbols_for(180, 0.03, 8), Some(8), "more often than not");
-        assert_eq!(symbols_for(180, 0.03, 4), None, "saved for a shorter burst");
-        assert_eq!(symbols_for(1, 0.01, 0), None);
+        assert_eq!(symbols_for(12, 0.01, 64, UNREPAIRED_ONE_IN), Some(1));
+        assert_eq!(symbols_for(46, 0.01, 64, UNREPAIRED_ONE_IN), Some(2));
+        assert_eq!(symbols_for(46, 0.03, 64, UNREPAIRED_ONE_IN), Some(4));
+        assert_eq!(symbols_for(180, 0.03, 64, UNREPAIRED_ONE_IN), Some(11));
+        assert_eq!(symbols_for(180, 0.03, 8, UNREPAIRED_ONE_IN), Some(8), "more often than not");
+        assert_eq!(symbols_for(180, 0.03, 4, UNREPAIRED_ONE_IN), None, "saved for a shorter burst");
+        assert_eq!(symbols_for(1, 0.01, 0, UNREPAIRED_ONE_IN), None);
     }
 
     #[test]

@@ -162,6 +162,11 @@ impl SentPackets {
         self.carried += 1;
     }
 
+    /// What it was said so far that it carries.
+    pub(super) fn carried(&self) -> impl Iterator<Item = SentFrame> {
+        self.frames.log.range(self.frames.log.len() - usize::from(self.carried)).copied()
+    }
+
     /// Notes a datagram that leaves with what it was said to [`SentPackets::carry`]; `eliciting` ones expect an ack and
     /// count as in flight.
     pub(super) fn on_sent(&mut self, snapshot: SendSnapshot, bytes: u64, low: bool, eliciting: bool) {

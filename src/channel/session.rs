@@ -3,11 +3,13 @@
 mod counters;
 mod ends;
 mod memory;
+mod parity;
 
 use std::time::Duration;
 
 pub(super) use self::counters::SessionCounters;
 use super::drain::DrainMeter;
+use super::parity::{ParityReceiver, ParitySender};
 use super::pmtu::{MtuCounters, MtuDatagram, MtuSearch};
 use super::received::{ACK_DELAY_MAX, Received};
 use super::repair::RepairSender;
@@ -65,6 +67,12 @@ pub(super) struct Session {
     restricted: bool,
     tail: TailCopies,
     repair: RepairSender,
+    parity: ParitySender,
+    groups: ParityReceiver,
+    /// When the far end last had no room for what waits behind something lost.
+    crowded_at: Option<Instant>,
+    /// Nothing has come for them since memory was last given back.
+    groups_quiet: bool,
     /// When the RTT last showed a queue.
     queued_at: Option<Instant>,
     /// What waits to be sent is copies.
@@ -96,7 +104,7 @@ impl Session {
         (mtu, wire_overhead): (MtuSearch, u64),
         mode: RateMode,
         handshake_rtt: Option<Duration>,
-        (tail, repair): (TailCopies, RepairSender),
+        (tail, repair, parity): (TailCopies, RepairSender, ParitySender),
     ) -> Self {
         let mut rtt = RttEstimator::default();
         if let Some(sample) = handshake_rtt {
@@ -120,6 +128,10 @@ impl Session {
             restricted: false,
             tail,
             repair,
+            parity,
+            groups: ParityReceiver::default(),
+            crowded_at: None,
+            groups_quiet: true,
             queued_at: None,
             copying: false,
             path_began: 0,
@@ -216,10 +228,22 @@ impl Session {
             }
             Frame::Reset { stream, code } => self.streams.on_reset(stream, code),
             Frame::Close => return Ok(Some(Closed)),
-            Frame::Repair(_) | Frame::Symbol { .. } if !self.repair.takes() => return Err(Malformed),
+            Frame::Repair(_) | Frame::Symbol { .. } | Frame::Block { .. } | Frame::Parity { .. }
+                if !self.repair.takes() =>
+            {
+                return Err(Malformed);
+            }
             Frame::Repair(repair) => self.streams.on_repair(repair).map_err(|_| Malformed)?,
             Frame::Symbol { group, index, bytes } => {
                 self.streams.on_symbol(group, index, bytes).map_err(|_| Malformed)?;
+            }
+            Frame::Block { group, index, block } => {
+                let given = self.groups.on_block((group, index), block).map_err(|_| Malformed)?;
+                self.take_given(given)?;
+            }
+            Frame::Parity { group, index, shape, symbol } => {
+                let given = self.groups.on_symbol((group, index), (shape, symbol)).map_err(|_| Malformed)?;
+                self.take_given(given)?;
             }
             Frame::Stream { stream, offset_low, fin, bytes } => {
                 self.streams.on_stream(stream, offset_low, bytes, fin).map_err(|_| Malformed)?;
@@ -231,7 +255,7 @@ impl Session {
     fn on_ack(&mut self, (now, arrived): (Instant, Instant), ack: &wire::AckFrame<'_>) -> Result<(), Malformed> {
         let own_loss = self.shows_own_loss(now);
         let (streams, delivery, counters) = (&mut self.streams, &mut self.delivery, &mut self.counters);
-        let (mtu, tail) = (&mut self.mtu, &mut self.tail);
+        let (mtu, tail, parity) = (&mut self.mtu, &mut self.tail, &mut self.parity);
         let mut newest: Option<(u64, crate::rate::SendSnapshot)> = None;
         let mut low_acked = 0;
         let plausible = self.sent.on_ack(arrived, &self.rtt, ack.ranges(), |acked| {
@@ -257,6 +281,7 @@ impl Session {
             if !probed {
                 mtu.on_acked(now, acked.number, acked.bytes as usize);
                 tail.on_settled(false, own_loss);
+                parity.on_arrived();
             }
         });
         if !plausible {
@@ -281,7 +306,7 @@ impl Session {
     fn detect_losses(&mut self, now: Instant, sample: Option<RateSample>, rtt: Option<Duration>) {
         let own_loss = self.shows_own_loss(now);
         let (streams, counters, low_lost) = (&mut self.streams, &mut self.counters, &mut self.low_lost);
-        let (mtu, tail) = (&mut self.mtu, &mut self.tail);
+        let (mtu, tail, parity) = (&mut self.mtu, &mut self.tail, &mut self.parity);
         let mut lost_bytes = 0;
         self.sent.detect_losses(now, &self.rtt, |lost| {
             for frame in lost.frames {
@@ -297,6 +322,7 @@ impl Session {
             }
             mtu.on_lost(lost.number, lost.bytes as usize);
             tail.on_settled(true, own_loss);
+            parity.on_lost(lost.number);
             counters.datagrams_lost += 1;
             *low_lost += u64::from(lost.low);
             lost_bytes += lost.bytes;
@@ -354,6 +380,10 @@ impl Session {
         if now - self.released_at >= RELEASE_AFTER {
             self.released_at = now;
             self.streams.release_idle();
+            if std::mem::take(&mut self.groups_quiet) {
+                self.groups.clear();
+            }
+            self.groups_quiet = true;
             self.sent.release_idle();
         }
     }
@@ -391,7 +421,7 @@ impl Session {
     }
 
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let waits = self.streams.has_ready() || self.repair.has_pending();
+        let waits = self.streams.has_ready() || self.repair.has_pending() || self.parity.has_waiting();
         let paced = (waits && !self.restricted && (self.probe_data_due || self.window_open()))
             .then(|| if self.probe_data_due { Instant::ZERO } else { self.pacer.ready_at(u64::MAX) });
         let now_due = (self.ping_due || self.close_due > 0 || self.streams.has_resets()).then_some(Instant::ZERO);
@@ -405,6 +435,7 @@ impl Session {
             self.probe_at(),
             self.sent.last_eliciting().map(|at| at + KEEP_ALIVE),
             self.tail_at(),
+            self.parity.deadline(self.rtt.srtt()),
             self.mtu.poll_timeout(self.sent.oldest_in_flight_at(), self.rtt.srtt()).filter(|_| !self.restricted),
         ]
         .into_iter()
@@ -440,6 +471,7 @@ impl Session {
         self.pacer.set_rate(now, self.law.pacing_rate(), self.rtt.srtt());
         self.path_began = self.sent.next_number();
         self.tail.on_new_path();
+        self.parity.on_new_path();
         self.queued_at = None;
     }
 
@@ -500,6 +532,7 @@ impl Session {
             self.credit_deadline = Some(now + ACK_DELAY_MAX);
         }
         self.protect_tail(now);
+        self.protect_resent(now);
         let datagram = self.payload_max as u64 + self.wire_overhead;
         let wants_data = self.streams.has_ready() && !self.restricted;
         let open = self.window_open();
@@ -508,14 +541,16 @@ impl Session {
         self.was_busy = wants_data && open;
         let data = wants_data && ((open && paced) || self.probe_data_due);
         let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        let symbol =
-            self.repair.has_pending() && !wants_data && !self.restricted && open && paced && self.close_due == 0;
+        let quiet = !self.restricted && open && paced && self.close_due == 0;
+        let parity = quiet && !self.probe_data_due && self.parity.is_due(self.sent.next_number(), !wants_data);
+        let data = data && !parity;
+        let symbol = self.repair.has_pending() && !wants_data && quiet && !parity;
         let control = self.ping_due
             || self.close_due > 0
             || self.streams.has_resets()
             || due(self.received.deadline())
             || due(self.credit_deadline);
-        if !data && !control && !symbol {
+        if !data && !control && !symbol && !parity {
             if !wants_data && open {
                 self.delivery.on_app_limited(ByteCount::new(self.sent.in_flight()));
             }
@@ -525,9 +560,10 @@ impl Session {
         let limit = start + self.payload_max;
         let mut eliciting = self.put_control(now, limit, out);
         if data {
-            eliciting |= self.put_streams(now, limit, out);
+            eliciting |= self.put_data(now, limit, out);
         }
         eliciting |= symbol && self.repair.put_symbol(limit - out.len(), self.payload_max, out);
+        eliciting |= parity && self.parity.put_symbol(limit - out.len(), self.payload_max, out);
         if std::mem::take(&mut self.ping_due) && !eliciting {
             wire::put_ping(out);
             eliciting = true;
@@ -596,18 +632,20 @@ impl Session {
         eliciting
     }
 
-    fn put_streams(&mut self, now: Instant, limit: usize, out: &mut Vec<u8>) -> bool {
+    /// Appends STREAM frames up to `limit`; `as_block`: each with its length.
+    fn put_streams(&mut self, now: Instant, limit: usize, as_block: bool, out: &mut Vec<u8>) -> bool {
         let mut any = false;
         loop {
             // A frame that reaches the end of the datagram needs no length; whether it does is known after the cut.
             let room = limit - out.len();
-            let cut = |stream| room.saturating_sub(wire::stream_overhead(stream, false));
+            let cut = |stream| room.saturating_sub(wire::stream_overhead(stream, as_block));
             if room < 16 {
                 break;
             }
             let Some((stream, segment)) = self.streams.next_segment(cut) else { break };
             let fills = segment.len == cut(stream);
-            let with_length = !fills && segment.len + wire::stream_overhead(stream, true) + 16 <= room;
+            let more = !fills && segment.len + wire::stream_overhead(stream, true) + 16 <= room;
+            let with_length = more || as_block;
             let length = with_length.then_some(segment.len as u16);
             wire::put_stream_head(stream, segment.offset, segment.fin, length, out);
             self.streams.append_to(stream, &segment, out);
@@ -624,7 +662,7 @@ impl Session {
             self.sent.carry(frame);
             any = true;
             self.probe_data_due = false;
-            if !with_length {
+            if !more {
                 break;
             }
         }
@@ -643,6 +681,6 @@ impl Session {
 
     /// Memory of stream buffers and of the record of what is under way.
     pub(super) fn memory(&self) -> ByteCount {
-        ByteCount::from(self.streams.memory() + self.sent.memory())
+        ByteCount::from(self.streams.memory() + self.sent.memory() + self.parity.memory() + self.groups.bytes())
     }
 }

@@ -57,6 +57,9 @@ impl Stream {
     }
 }
 
+/// The bound on what waits at the far end is near where that much of it, in percent, is taken up.
+const REASSEMBLY_FULL: u64 = 95;
+
 /// All streams of one session.
 #[derive(Debug)]
 pub(super) struct Streams {
@@ -346,6 +349,16 @@ impl Streams {
     }
 
     // --- what leaves ---
+
+    /// Whether what waits for something lost, at the far end, is what holds the writers back.
+    pub(super) fn is_reassembly_bound(&self) -> bool {
+        self.backlog * 100 >= self.reassembly_limit * REASSEMBLY_FULL
+    }
+
+    /// Whether something is to be sent again.
+    pub(super) fn has_losing(&self) -> bool {
+        !self.losing.is_empty()
+    }
 
     pub(super) fn has_ready(&self) -> bool {
         !(self.losing.is_empty() && self.turns.is_empty())

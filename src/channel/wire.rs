@@ -40,6 +40,8 @@
 //! STREAM      08 + fin(1) + length present(2) | stream varint | offset, low 32 bits(4) | [length(2)] | bytes
 //! REPAIR      0c + fin(1) | group(2) | stream varint | offset, low 32 bits(4) | symbols(1) | runs(1) | (blocks varint | length(2))…
 //! SYMBOL      0e | group(2) | index(1) | symbol, to the datagram's end
+//! BLOCK       0f | group(2) | index(1)           what follows in this datagram is a block
+//! PARITY      10 | group(2) | index(1) | blocks(1) | symbols(1) | symbol, to the datagram's end
 //! ```
 //!
 //! # Repair symbols
@@ -58,12 +60,19 @@
 //! length of a symbol 524,288 bytes. What is beyond them, or contradicts what the same group said before, is malformed.
 //! The stream's credit holds for blocks as well.
 //!
+//! BLOCK and PARITY are for what is sent again, from anywhere in any streams. A block is all that follows BLOCK in its
+//! datagram: STREAM frames, each with its length, and nothing else. PARITY is one of `symbols` symbols over the `blocks`
+//! blocks of its group, both counted from 0. The code and the filling up are the same, and what the symbols give back is
+//! read as those frames; the zeros at its end are PADDING. These groups have numbers of their own. Limits: 64 blocks, 64
+//! symbols. Blocks and symbols of a group arrive in any order.
+//!
 //! They came within version 1: an appliance that takes them says so in its handshake payload, which is
-//! `instance(8) | index(4) | abilities(1) | counter(7)`. Bit 0 of the abilities: takes REPAIR and SYMBOL. Before them, the
-//! counter had 8 bytes; its first was always 0, and whoever reads it so still finds it growing.
-//! To others REPAIR and SYMBOL are never sent; they would be malformed to them.
+//! `instance(8) | index(4) | abilities(1) | counter(7)`. Bit 0 of the abilities: takes REPAIR and SYMBOL; bit 1: takes BLOCK
+//! and PARITY. Before them, the counter had 8 bytes; its first was always 0, and whoever reads it so still finds it
+//! growing. To others none of them is ever sent; they would be malformed to them.
 
 use super::layout::{Layout, RUNS_MAX};
+use super::parity::BLOCKS_MAX as PARITY_BLOCKS_MAX;
 use super::{ResetCode, StreamId};
 use crate::fec::{SYMBOLS_MAX, Shape};
 
@@ -188,13 +197,43 @@ pub(super) fn expand(low: u32, expected: u64) -> u64 {
 pub(super) enum Frame<'a> {
     Ping,
     Ack(AckFrame<'a>),
-    Forget { below: u64 },
-    Credit { stream: StreamId, consumed: u64, limit: u64 },
-    Reset { stream: StreamId, code: ResetCode },
+    Forget {
+        below: u64,
+    },
+    Credit {
+        stream: StreamId,
+        consumed: u64,
+        limit: u64,
+    },
+    Reset {
+        stream: StreamId,
+        code: ResetCode,
+    },
     Close,
-    Stream { stream: StreamId, offset_low: u32, fin: bool, bytes: &'a [u8] },
+    Stream {
+        stream: StreamId,
+        offset_low: u32,
+        fin: bool,
+        bytes: &'a [u8],
+    },
     Repair(RepairFrame),
-    Symbol { group: u16, index: u8, bytes: &'a [u8] },
+    Symbol {
+        group: u16,
+        index: u8,
+        bytes: &'a [u8],
+    },
+    /// The frames that follow, which are read next, are a block.
+    Block {
+        group: u16,
+        index: u8,
+        block: &'a [u8],
+    },
+    Parity {
+        group: u16,
+        index: u8,
+        shape: Shape,
+        symbol: &'a [u8],
+    },
 }
 
 /// What the symbols of a group are made over.
@@ -325,6 +364,15 @@ impl<'a> Cursor<'a> {
                 let bytes = self.take(self.rest.len())?;
                 let fits = usize::from(index) < SYMBOLS_MAX && bytes.len() <= Layout::SYMBOL_LEN_MAX;
                 (fits && !bytes.is_empty()).then_some(Frame::Symbol { group, index, bytes })?
+            }
+            15 => Frame::Block { group: self.u16()?, index: self.byte()?, block: self.rest },
+            16 => {
+                let (group, index) = (self.u16()?, self.byte()?);
+                let (blocks, symbols) = (usize::from(self.byte()?), usize::from(self.byte()?));
+                let symbol = self.take(self.rest.len())?;
+                let shape = Shape { blocks, symbols, len: symbol.len() };
+                let fits = usize::from(index) < symbols && blocks <= PARITY_BLOCKS_MAX && shape.is_valid();
+                fits.then_some(Frame::Parity { group, index, shape, symbol })?
             }
             _ => return None,
         })
@@ -487,6 +535,24 @@ pub(super) fn put_symbol(group: u16, index: u8, symbol: &[u8], out: &mut Vec<u8>
     out.extend_from_slice(symbol);
 }
 
+/// Appends a BLOCK frame.
+pub(super) fn put_block((group, index): (u16, u8), out: &mut Vec<u8>) {
+    out.push(15);
+    out.extend_from_slice(&group.to_be_bytes());
+    out.push(index);
+}
+
+/// Bytes a PARITY frame needs before its symbol.
+pub(super) const PARITY_HEAD_LEN: usize = 6;
+
+/// Appends a PARITY frame; it ends its datagram.
+pub(super) fn put_parity((group, index): (u16, u8), shape: &Shape, symbol: &[u8], out: &mut Vec<u8>) {
+    out.push(16);
+    out.extend_from_slice(&group.to_be_bytes());
+    out.extend_from_slice(&[index, shape.blocks as u8, shape.symbols as u8]);
+    out.extend_from_slice(symbol);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -515,6 +581,22 @@ mod tests {
         };
         let frames = read(&out);
         assert_eq!(read(&symbol).last(), Some(&Frame::Symbol { group: 513, index: 2, bytes: b"code" }));
+        let mut block = Vec::new();
+        put_block((514, 3), &mut block);
+        put_stream_head(StreamId(2), 9, false, Some(1), &mut block);
+        block.push(7);
+        let shape = Shape { blocks: 40, symbols: 6, len: 4 };
+        put_parity((515, 5), &shape, b"code", &mut block);
+        let frames_of_block = read(&block);
+        assert_eq!(frames_of_block[0], Frame::Block { group: 514, index: 3, block: &block[4..] });
+        assert_eq!(frames_of_block[1], Frame::Stream { stream: StreamId(2), offset_low: 9, fin: false, bytes: &[7] });
+        assert_eq!(frames_of_block[2], Frame::Parity { group: 515, index: 5, shape, symbol: b"code" });
+        for wrong in [(0, 6, 4), (65, 6, 4), (40, 5, 4), (40, 65, 4), (40, 6, 3), (40, 6, 0)] {
+            let mut parity = Vec::new();
+            let shape = Shape { blocks: wrong.0, symbols: wrong.1, len: wrong.2 };
+            put_parity((515, 5), &shape, &b"code"[..wrong.2], &mut parity);
+            assert!(Cursor::new(&parity).next_frame().is_err(), "{wrong:?}");
+        }
         assert_eq!(
             frames,
             vec![

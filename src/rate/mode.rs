@@ -142,6 +142,14 @@ impl Law {
         self.is_below_path_rate
     }
 
+    /// Whether enough was seen to know what the path loses by itself; `true` without a model, which never learns it.
+    pub fn knows_own_loss(&self) -> bool {
+        match &self.model {
+            Model::Fair(controller) => controller.knows_own_loss(),
+            Model::Fixed(_) => true,
+        }
+    }
+
     /// Share of datagrams that the path loses by itself, in permille. Without a model it is not told apart from what a
     /// full queue drops, and none is reported.
     pub fn own_loss_permille(&self) -> u64 {

@@ -22,7 +22,7 @@ pub(super) const NOISY_ROUNDS: usize = 8;
 /// Over a path this long a queue of our own is a small part of the RTT.
 const LONG: Duration = Duration::from_millis(40);
 /// Rounds that the mean of all samples is taken over, about.
-const MEAN_ROUNDS: u32 = 16;
+const MEAN_ROUNDS: u32 = 32;
 /// Rounds in a row whose smallest RTT rose, or fell, that chance seldom makes.
 const RAMP_ROUNDS: usize = 3;
 /// Rounds without variation that show that there is none: chance leaves out a few.
@@ -247,7 +247,8 @@ impl QueueEstimator {
         if self.min_rtt < LONG {
             return self.noisy.then(|| self.mean_rtt() * 7 / 8);
         }
-        self.varied.then(|| self.mean.saturating_sub(self.queue).max(self.min_rtt) * 15 / 16)
+        self.varied
+            .then(|| self.mean.saturating_sub(self.queue.saturating_sub(self.target())).max(self.min_rtt) * 7 / 8)
     }
 
     /// It is well known that the RTT does not vary by itself.

@@ -678,6 +678,13 @@ impl<'a> Rig<'a> {
     }
 }
 
+impl ChannelOutcome {
+    /// Repair symbols, as a share of all bytes sent.
+    pub fn repair_share(&self) -> f64 {
+        self.stats.bytes_repair.as_u64() as f64 / self.stats.bytes_sent.as_u64().max(1) as f64
+    }
+}
+
 /// The contents of a stream: of either direction their own.
 fn pattern_of(seed: u64, writer: End, id: StreamId) -> Pattern {
     let key = seed ^ (u64::from(id.0) << 32) ^ ((writer.index() as u64) << 63);

@@ -23,6 +23,7 @@ mod machine;
 mod network;
 mod offload;
 mod outages;
+mod parity;
 mod path;
 mod path_mtu;
 mod pattern;

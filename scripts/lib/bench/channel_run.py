@@ -302,7 +302,7 @@ def figures(system, cell, arguments, plan, sent, received, round_trips, status, 
         channel = status["appliance_a"]["channel"]
         row["channel"], row["counters"] = channel, status["appliance_a"]["counters"]
         row["counters_receiver"] = status["appliance_b"]["counters"]
-        row["retransmitted"] = channel["bytes_retransmitted"] / max(1, channel["bytes_sent"])
+        row["retransmitted"] = (channel["bytes_retransmitted"] + channel["bytes_repair"]) / max(1, channel["bytes_sent"])
         row["spurious"] = channel["datagrams_lost_spuriously"] / max(1, channel["datagrams_sent"])
     elif system not in FORWARDERS:
         row["retransmitted"] = usage.resent_share()

@@ -105,7 +105,7 @@ def resent(run):
     """Share of what crossed the WAN that had been sent before, by whoever sends there; kcptun does not tell."""
     channel = (run["appliance_a"] or {}).get("channel")
     if channel:
-        return channel["bytes_retransmitted"] / max(channel["bytes_sent"], 1)
+        return (channel["bytes_retransmitted"] + channel["bytes_repair"]) / max(channel["bytes_sent"], 1)
     return None if run["appliance_cpu_s"] else run["host_resent_share"]
 
 

@@ -34,9 +34,14 @@ impl AddAssign for SessionCounters {
 impl Session {
     /// What it has counted so far.
     pub(in super::super) fn counters(&self) -> SessionCounters {
-        let (repair_symbols, bytes_repair) = self.repair.sent();
-        let (bytes_copied, bytes_recovered) = (self.tail.copied(), self.streams.recovered());
-        SessionCounters { bytes_copied, repair_symbols, bytes_repair, bytes_recovered, ..self.counters }
+        let ((at_ends, end_bytes), (over_resent, resent_bytes)) = (self.repair.sent(), self.parity.sent());
+        SessionCounters {
+            bytes_copied: self.tail.copied(),
+            repair_symbols: at_ends + over_resent,
+            bytes_repair: end_bytes + resent_bytes,
+            bytes_recovered: self.counters.bytes_recovered + self.streams.recovered(),
+            ..self.counters
+        }
     }
 }
 

@@ -66,5 +66,7 @@ impl Session {
         // A symbol may be a byte longer than the longest block, and its head is no longer than that of a segment.
         let covers = len + wire::SYMBOL_HEAD_LEN < self.payload_max && self.repair.pays(&self.tail, self.rtt.srtt());
         self.repair.on_sent(now, covers, from, (len as u16, fin));
+        let loss = self.resent_loss_permille();
+        self.parity.on_new(len as u64, loss);
     }
 }

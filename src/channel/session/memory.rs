@@ -24,7 +24,7 @@ const MEMORY_BDPS: u64 = 3;
 /// … and this much. Both bounds above give way to it.
 const MEMORY_BASE: u64 = 8 << 20;
 /// During a probe, of a rate that is more than the estimate by so much, in percent …
-const PROBED_MEMORY: u64 = 110;
+const PROBED_MEMORY: u64 = 100;
 /// … where the path loses as much by itself, so that much waits.
 const PROBED_LOSS_PERMILLE: u64 = 5;
 /// Of that, what is not the channel's: a TCP buffer of the flow holds so much of the path's rate,
@@ -56,7 +56,11 @@ impl Session {
         let there = memory + path.bytes_in(min_rtt).as_u64() / 2;
         let reassembly = limit.max(bdp * REASSEMBLY_BDPS).min(there);
         self.streams.set_backlog_limits(limit.min(memory), reassembly, memory);
-        self.streams.set_own_loss(own_loss);
+        if self.streams.is_reassembly_bound() {
+            self.crowded_at = Some(now);
+        }
+        // What symbols protect needs no copies.
+        self.streams.set_own_loss(if self.protects_resent(now) { 0 } else { own_loss });
     }
 
     /// How many bytes may wait, here or at the far end, before a session over such a path has all the memory it may have.
