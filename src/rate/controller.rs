@@ -29,7 +29,7 @@ const NOISY_DOWN_GAIN: u64 = 85;
 const NOISY_DOWN_ROUNDS: u32 = 4;
 const NOISY_CRUISE_ROUNDS: u32 = 4;
 /// Cruising there tends upwards: a queue, once it stands, shows the path's rate exactly, where its absence shows nothing.
-const NOISY_CRUISE_GAIN: u64 = 101;
+const NOISY_CRUISE_GAIN: u64 = 100;
 /// Lowest gain of the queue correction.
 const CORRECTION_FLOOR: u64 = 80;
 /// The path is the limit where it delivers less than this share, in percent, of what it is offered in plenty.
@@ -180,6 +180,7 @@ pub struct Controller {
     /// Both when the last probe began.
     low_before_probe: (u64, u64),
     cruise_rounds: u32,
+    lowest_gain: u64,
 }
 
 impl Controller {
@@ -229,6 +230,7 @@ impl Controller {
             low_min_rtt: rtt,
             low_before_probe: (0, 0),
             cruise_rounds: 3,
+            lowest_gain: 100,
         }
     }
 
@@ -250,7 +252,8 @@ impl Controller {
         (self.low_lost * 1000 / (self.low_acked + self.low_lost)).min(OWN_LOSS_MAX_PERMILLE)
     }
 
-    fn knows_own_loss(&self) -> bool {
+    /// Whether enough was seen of it to know it.
+    pub fn knows_own_loss(&self) -> bool {
         self.low_acked + self.low_lost >= LOSS_KNOWN
     }
 
@@ -501,6 +504,7 @@ impl Controller {
         if self.contest.is_none() && self.follow(now, span) {
             return;
         }
+        self.lowest_gain = self.lowest_gain.min(self.effective_gain());
         self.meet_neighbours(now);
         if self.contest.is_none() && self.lower(now, span, app_limited, in_flight) {
             return;
@@ -559,5 +563,6 @@ impl Controller {
         self.drain_to = 100;
         self.phase_since = now;
         self.phase_rounds = 0;
+        self.lowest_gain = 100;
     }
 }

@@ -20,6 +20,8 @@ const CALM_MIN: Duration = Duration::from_millis(2);
 /// Slices without queue that show that the RTT does not vary by itself, and slices with more and more of one that show it.
 const CALM_SLICES: u32 = 6;
 const GROWN_SLICES: u32 = 3;
+/// Times that it varied that count at most, each for as many slices without queue.
+const VARIED_MAX: u32 = 4;
 /// The path is the limit where these deliver no more than this share, in percent, of the first of them.
 const FLAT: u64 = 110;
 
@@ -27,6 +29,10 @@ const FLAT: u64 = 110;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Buildup {
     calm: u32,
+    /// The smallest RTT when it began to be calm.
+    calm_from: Duration,
+    /// How often it fell, or rose and fell again.
+    varied: u32,
     grown: u32,
     last: Duration,
     min_rtt: Duration,
@@ -38,22 +44,28 @@ impl Buildup {
         let rise = rtt.min.saturating_sub(min_rtt);
         let grows = rise >= self.last;
         let varies = (min_rtt / 8).max(CALM_MIN);
-        let fell = min_rtt + varies < self.min_rtt;
+        // In one slice, or little by little.
+        let fell = min_rtt + varies < self.min_rtt || (self.calm > 0 && min_rtt + varies < self.calm_from);
         (self.last, self.min_rtt) = (rise, min_rtt);
         if rise > min_rtt / 8 && grows && !fell {
             self.grown += 1;
         } else if self.grown > 0 || fell || (rtt.mean > min_rtt + varies && !grows) {
             // The queue is gone again while more is sent than before: it was none.
             (self.calm, self.grown) = (0, 0);
+            self.varied = (self.varied + 1).min(VARIED_MAX);
         } else if rtt.mean <= min_rtt + varies {
+            if self.calm == 0 {
+                self.calm_from = min_rtt;
+            }
             self.calm += 1;
         }
         self.is_calm() && self.grown >= GROWN_SLICES
     }
 
-    /// The RTT does not vary by itself.
+    /// The RTT does not vary by itself. One that did has to prove it for longer: delay that wanders stays where it is for a
+    /// while before it rises again.
     fn is_calm(&self) -> bool {
-        self.calm >= CALM_SLICES
+        self.calm >= CALM_SLICES * (1 + self.varied)
     }
 }
 
@@ -179,11 +191,25 @@ mod tests {
     }
 
     #[test]
+    fn an_rtt_that_fell_little_by_little_varies_by_itself() {
+        let mut buildup = Buildup::default();
+        let falls = [150, 144, 138, 132, 126, 120, 114, 108, 102, 100];
+        for millis in falls {
+            let min = Duration::from_millis(millis);
+            assert!(!buildup.on_slice(RoundRtt { min, mean: min }, min));
+        }
+        assert!(!buildup.is_calm());
+        assert!(!slices(&mut buildup, &[115, 130, 145, 160]), "and rises again");
+    }
+
+    #[test]
     fn an_rtt_that_went_up_and_down_before_proves_nothing() {
         let mut buildup = Buildup::default();
         assert!(!slices(&mut buildup, &[100, 100, 120, 104, 100, 101, 125, 140, 160]));
         assert!(!buildup.is_calm());
         assert!(!slices(&mut buildup, &[130, 100, 100, 100, 100, 100]));
-        assert!(slices(&mut buildup, &[100, 115, 130, 145]), "calm since");
+        assert!(!slices(&mut buildup, &[100, 115, 130, 145]), "it may be about to wander again");
+        assert!(!slices(&mut buildup, &[100; 40]) && buildup.is_calm());
+        assert!(slices(&mut buildup, &[115, 130, 145]), "calm since");
     }
 }

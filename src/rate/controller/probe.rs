@@ -72,7 +72,9 @@ impl Controller {
         // What is acknowledged in the first rounds of a phase left in the one before, slower on purpose.
         let settled = if self.phase == Phase::Cruise && self.phase_rounds >= 3 { self.rounds.last(1) } else { None };
         let offered = settled.map_or(self.rate, |span| self.offered(&span));
-        let late = self.rate.as_bps() * 100 / offered.as_bps().max(1);
+        // Where the RTT varies by itself, less was offered to give a queue back as often as by a late sender.
+        let paced = if self.queue.is_noisy() { self.rate.percent(self.lowest_gain) } else { self.rate };
+        let late = paced.as_bps() * 100 / offered.as_bps().max(1);
         let (gain, most) = if self.queue.is_noisy() {
             (NOISY_UP_GAIN + 10 * self.answered.min(3), UP_GAIN_MAX)
         } else if self.is_short() {
