@@ -5,7 +5,8 @@
 //! costs a round trip of memory there, and where that has a bound, of goodput. So the datagrams that bring
 //! retransmissions are numbered in groups, and a few symbols follow each group. With them the far end computes what is
 //! lost for the second time. A tenth of what is sent again is enough for that where 64 datagrams make a group, which is
-//! half a percent of all where 5 % are lost; to send everything twice would cost ten times as much.
+//! half a percent of all where 5 % are lost; to send all of it twice would cost ten times as much. Where the far end has
+//! room, what is lost twice is copied alone ([`super::send_stream`]), which costs less.
 //!
 //! A block is all that a datagram carries after its BLOCK frame: STREAM frames, each with its length. What comes out of
 //! the symbols is read like a datagram, so nobody has to be told what the blocks were.
