@@ -28,8 +28,10 @@ const SHORT_CRUISE_GAIN: u64 = 102;
 const NOISY_DOWN_GAIN: u64 = 85;
 const NOISY_DOWN_ROUNDS: u32 = 4;
 const NOISY_CRUISE_ROUNDS: u32 = 4;
-/// Cruising there tends upwards: a queue, once it stands, shows the path's rate exactly, where its absence shows nothing.
 const NOISY_CRUISE_GAIN: u64 = 100;
+/// Over a short path cruising tends upwards: a queue, once it stands, shows the path's rate exactly, where its absence
+/// shows nothing, and it is short. Over a long one it would cost more than it shows.
+const NOISY_SHORT_CRUISE_GAIN: u64 = 101;
 /// Lowest gain of the queue correction.
 const CORRECTION_FLOOR: u64 = 80;
 /// The path is the limit where it delivers less than this share, in percent, of what it is offered in plenty.
@@ -540,7 +542,7 @@ impl Controller {
         // Two to four rounds, so that sessions which share a path do not probe in step.
         let stagger = ((self.round ^ now.as_nanos()).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32 % 3;
         let (rounds, gain) = if self.queue.is_noisy() {
-            (NOISY_CRUISE_ROUNDS, NOISY_CRUISE_GAIN)
+            (NOISY_CRUISE_ROUNDS, if self.is_short() { NOISY_SHORT_CRUISE_GAIN } else { NOISY_CRUISE_GAIN })
         } else if self.is_short() {
             (SHORT_CRUISE_ROUNDS, SHORT_CRUISE_GAIN)
         } else {
