@@ -8,6 +8,9 @@
 //! half a percent of all where 5 % are lost; to send all of it twice would cost ten times as much. Where the far end has
 //! room, what is lost twice is copied alone ([`super::send_stream`]), which costs less.
 //!
+//! Retransmissions of what was lost together would leave together, and be lost together again: the blocks of a group keep
+//! a distance, filled with what is new.
+//!
 //! A block is all that a datagram carries after its BLOCK frame: STREAM frames, each with its length. What comes out of
 //! the symbols is read like a datagram, so nobody has to be told what the blocks were.
 
@@ -32,7 +35,7 @@ const RTT_MIN: Duration = Duration::from_millis(5);
 /// A group ends this part of an RTT after it began.
 const AGE_DIVISOR: u32 = 4;
 /// Symbols are worth their bytes where that many of the datagrams under way, in hundredths, are lost twice.
-const LOST_TWICE_HUNDREDTHS: f64 = 50.0;
+const LOST_TWICE_HUNDREDTHS: f64 = 20.0;
 /// Symbols fail to repair a group this often: one in so many.
 const UNREPAIRED_ONE_IN: f64 = 300.0;
 /// Symbols take this share of the stream bytes sent at most, in permille …
@@ -41,8 +44,11 @@ const SHARE_PERMILLE: u64 = 10;
 const LOST_DIVISOR: u64 = 3;
 /// Bytes of that share that are saved up at most, in thousandths.
 const SAVED_MAX: u64 = 64 * 1024 * 1000;
-/// So many datagrams lie between two symbols: no burst of losses takes them all.
-const APART: u64 = 6;
+/// So many datagrams lie between two blocks of a group, and between two of its symbols: few bursts of losses take more
+/// than one of them.
+const APART: u64 = 10;
+/// Unless retransmissions have been waiting for this part of an RTT.
+const APART_DIVISOR: u32 = 16;
 /// The loss measurement forgets half of itself each time it has seen this many datagrams.
 const LOSS_WINDOW: u64 = 8192;
 /// Losses that make a share credible.
@@ -81,6 +87,10 @@ pub(super) struct ParitySender {
     /// How far the blocks reach in their streams.
     reach: SmallVec<[(StreamId, u64); 2]>,
     waiting: VecDeque<Waiting>,
+    /// The next block is not to leave before the datagram of this number …
+    next_block: u64,
+    /// … unless retransmissions have been waiting for long.
+    losing_since: Option<Instant>,
     symbols: u64,
     bytes: u64,
 }
@@ -98,6 +108,8 @@ impl ParitySender {
             began: now,
             reach: SmallVec::new(),
             waiting: VecDeque::new(),
+            next_block: 0,
+            losing_since: None,
             symbols: 0,
             bytes: 0,
         }
@@ -152,8 +164,25 @@ impl ParitySender {
         (self.group, self.ends.len() as u8)
     }
 
-    /// What a datagram carries leaves, as a block.
-    pub(super) fn on_block(&mut self, now: Instant, block: &[u8], reach: impl Iterator<Item = (StreamId, u64)>) {
+    /// Nothing is to be sent again.
+    pub(super) fn on_none_losing(&mut self) {
+        self.losing_since = None;
+    }
+
+    /// Whether a block would leave too soon after another if it did with the datagram of this number.
+    pub(super) fn is_too_soon(&mut self, (now, number): (Instant, u64), srtt: Duration) -> bool {
+        let since = *self.losing_since.get_or_insert(now);
+        number < self.next_block && now - since < srtt / APART_DIVISOR
+    }
+
+    /// What the datagram of this number carries leaves, as a block.
+    pub(super) fn on_block(
+        &mut self,
+        (now, number): (Instant, u64),
+        block: &[u8],
+        reach: impl Iterator<Item = (StreamId, u64)>,
+    ) {
+        self.next_block = number + APART;
         if self.ends.is_empty() {
             self.began = now;
         }
@@ -206,8 +235,8 @@ impl ParitySender {
         let longest = ranges.clone().map(|range| range.len()).max()?;
         let len = longest.next_multiple_of(2);
         let each = (len + wire::PARITY_HEAD_LEN) as u64;
-        // Losses that come together count as one, of so many datagrams.
-        let burst = (self.losses.lost / self.losses.bursts.max(1)).max(1) as usize;
+        // So many of a group are lost at once.
+        let burst = (self.losses.lost / self.losses.bursts.max(1)).max(1).div_ceil(APART) as usize;
         let affordable = usize::try_from(self.budget / 1000 / each).unwrap_or(usize::MAX).min(BLOCKS_MAX / 2);
         let lost = loss_permille as f64 / 1000.0;
         let bursts = symbols_for(count.div_ceil(burst), lost, affordable / burst, UNREPAIRED_ONE_IN)?;
@@ -268,7 +297,7 @@ mod tests {
     /// A group of so many blocks, all of which left at once; the symbols that it makes after `age`.
     fn symbols(sender: &mut ParitySender, blocks: usize, age: Duration) -> usize {
         for _ in 0..blocks {
-            sender.on_block(Instant::ZERO, &[7; 1400], [(StreamId(2), 5000)].into_iter());
+            sender.on_block((Instant::ZERO, 0), &[7; 1400], [(StreamId(2), 5000)].into_iter());
         }
         let before = sender.waiting.len();
         sender.poll((Instant::ZERO + age, 100), (LOSS, SRTT), |stream, end| {
@@ -291,11 +320,27 @@ mod tests {
     }
 
     #[test]
-    fn symbols_of_losses_that_come_together_are_as_many_as_these() {
+    fn losses_that_come_together_take_as_many_of_a_group_as_lie_in_their_reach() {
         let mut sender = sender();
         (0..40).for_each(|burst| (0..5).for_each(|at| sender.on_lost(burst * 100 + at)));
-        let bursts = symbols(&mut sender, 64, Duration::ZERO);
-        assert!(bursts >= 15 && bursts.is_multiple_of(5), "{bursts}");
+        let short = symbols(&mut sender, 64, Duration::ZERO);
+        assert!((8..=11).contains(&short), "{short}");
+        (0..400).for_each(|burst| (0..15).for_each(|at| sender.on_lost(burst * 100 + at)));
+        let long = symbols(&mut sender, 64, Duration::ZERO);
+        assert!(long > short && long.is_multiple_of(2), "{long}");
+    }
+
+    #[test]
+    fn blocks_keep_their_distance_unless_much_waits() {
+        let mut sender = sender();
+        assert!(!sender.is_too_soon((Instant::ZERO, 0), SRTT), "the first");
+        symbols(&mut sender, 1, Duration::ZERO);
+        assert!(sender.is_too_soon((Instant::ZERO, APART - 1), SRTT));
+        assert!(!sender.is_too_soon((Instant::ZERO, APART), SRTT), "far enough");
+        let late = Instant::ZERO + SRTT / APART_DIVISOR;
+        assert!(!sender.is_too_soon((late, 1), SRTT), "some have been waiting since");
+        sender.on_none_losing();
+        assert!(sender.is_too_soon((late, 1), SRTT), "they left");
     }
 
     #[test]
@@ -331,7 +376,7 @@ mod tests {
         let sender = sender();
         let pays = |loss, rtt_ms, held| sender.pays(loss, Duration::from_millis(rtt_ms), held);
         assert!(pays(50, 150, 13_000) && pays(10, 100, 9_000));
-        assert!(!pays(1, 100, 9_000) && !pays(50, 25, 100) && !pays(50, 1, 13_000) && !pays(0, 300, 100_000));
+        assert!(!pays(1, 100, 9_000) && !pays(50, 25, 60) && !pays(50, 1, 13_000) && !pays(0, 300, 100_000));
         assert!(!ParitySender::new(Instant::ZERO, false).pays(50, SRTT, 13_000), "the peer does not know them");
     }
 

@@ -154,6 +154,11 @@ impl SendStream {
     /// The next stretch of at most `room` bytes: lost bytes first, then new ones. `own_loss`: the share of datagrams that the
     /// path loses by itself, in permille.
     pub(super) fn next_segment(&mut self, room: usize, own_loss: u64) -> Option<Segment> {
+        self.next_lost(room).or_else(|| self.next_new(room, own_loss))
+    }
+
+    /// The next stretch that is lost, or a copy that is due.
+    fn next_lost(&mut self, room: usize) -> Option<Segment> {
         let end = self.ring.end();
         if let Some(lost) = self.lost.first() {
             let len = ((lost.end - lost.start) as usize).min(room);
@@ -194,6 +199,12 @@ impl SendStream {
             }
             return Some(Segment { offset: needed.start, len, fin: false, retransmission: true });
         }
+        None
+    }
+
+    /// The next stretch that was never sent.
+    pub(super) fn next_new(&mut self, room: usize, own_loss: u64) -> Option<Segment> {
+        let end = self.ring.end();
         let len = ((end - self.next) as usize).min(room);
         let at_end = self.next + len as u64 == end;
         let fin = self.finished && at_end && (!self.fin_sent || self.fin_lost);

@@ -8,6 +8,7 @@ mod parity;
 use std::time::Duration;
 
 pub(super) use self::counters::SessionCounters;
+use self::parity::Carrying;
 use super::drain::DrainMeter;
 use super::parity::{ParityReceiver, ParitySender};
 use super::pmtu::{MtuCounters, MtuDatagram, MtuSearch};
@@ -632,8 +633,9 @@ impl Session {
         eliciting
     }
 
-    /// Appends STREAM frames up to `limit`; `as_block`: each with its length.
-    fn put_streams(&mut self, now: Instant, limit: usize, as_block: bool, out: &mut Vec<u8>) -> bool {
+    /// Appends STREAM frames up to `limit`.
+    fn put_streams(&mut self, now: Instant, limit: usize, what: Carrying, out: &mut Vec<u8>) -> bool {
+        let as_block = what == Carrying::Block;
         let mut any = false;
         loop {
             // A frame that reaches the end of the datagram needs no length; whether it does is known after the cut.
@@ -642,7 +644,11 @@ impl Session {
             if room < 16 {
                 break;
             }
-            let Some((stream, segment)) = self.streams.next_segment(cut) else { break };
+            let next = match what {
+                Carrying::New => self.streams.next_new_segment(cut),
+                Carrying::Any | Carrying::Block => self.streams.next_segment(cut),
+            };
+            let Some((stream, segment)) = next else { break };
             let fills = segment.len == cut(stream);
             let more = !fills && segment.len + wire::stream_overhead(stream, true) + 16 <= room;
             let with_length = more || as_block;

@@ -360,6 +360,11 @@ impl Streams {
         !self.losing.is_empty()
     }
 
+    /// Whether something waits that was never sent.
+    pub(super) fn has_new(&self) -> bool {
+        !self.turns.is_empty()
+    }
+
     pub(super) fn has_ready(&self) -> bool {
         !(self.losing.is_empty() && self.turns.is_empty())
     }
@@ -383,13 +388,16 @@ impl Streams {
                 return Some((id, segment));
             }
         }
+        self.next_new_segment(room)
+    }
+
+    /// The next stretch that was never sent, and its stream.
+    pub(super) fn next_new_segment(&mut self, room: impl Fn(StreamId) -> usize) -> Option<(StreamId, Segment)> {
         while let Some(id) = self.turns.next() {
             let Some(stream) = self.table.get_mut(&id) else { continue };
             stream.ready = false;
-            if let Some(segment) = stream.send.next_segment(room(id), self.own_loss) {
-                if !segment.retransmission {
-                    self.unsent -= segment.len as u64;
-                }
+            if let Some(segment) = stream.send.next_new(room(id), self.own_loss) {
+                self.unsent -= segment.len as u64;
                 stream.share.on_sent(segment.len);
                 self.enqueue_ready(id);
                 return Some((id, segment));

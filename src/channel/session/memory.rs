@@ -23,10 +23,6 @@ const REASSEMBLY_BDPS: u64 = 5;
 const MEMORY_BDPS: u64 = 3;
 /// … and this much. Both bounds above give way to it.
 const MEMORY_BASE: u64 = 8 << 20;
-/// During a probe, of a rate that is more than the estimate by so much, in percent …
-const PROBED_MEMORY: u64 = 100;
-/// … where the path loses as much by itself, so that much waits.
-const PROBED_LOSS_PERMILLE: u64 = 5;
 /// Of that, what is not the channel's: a TCP buffer of the flow holds so much of the path's rate,
 const TCP_TIME: Duration = Duration::from_millis(40);
 /// or this at most,
@@ -51,7 +47,7 @@ impl Session {
             limit = limit.min(BACKLOG_PROVEN * self.delivery.delivered());
         }
         let own_loss = self.own_loss_permille();
-        let memory = self.memory_limit(path, min_rtt, own_loss);
+        let memory = self.memory_limit(path, min_rtt);
         // What is on its way there has not arrived, nor has word of what was consumed meanwhile.
         let there = memory + path.bytes_in(min_rtt).as_u64() / 2;
         let reassembly = limit.max(bdp * REASSEMBLY_BDPS).min(there);
@@ -64,13 +60,9 @@ impl Session {
     }
 
     /// How many bytes may wait, here or at the far end, before a session over such a path has all the memory it may have.
-    fn memory_limit(&self, rate: BitRate, min_rtt: Duration, own_loss: u64) -> u64 {
-        // The smallest RTT is not what a path holds whose RTT varies. And an estimate that is too low is outgrown by probes
-        // alone there, which are for nothing where all that it allows waits behind what was lost.
-        let varying = self.law.varying_rtt();
-        let probes = varying.is_some() && self.law.phase() == Some(Phase::Up);
-        let probed = if probes && own_loss >= PROBED_LOSS_PERMILLE { rate.percent(PROBED_MEMORY) } else { rate };
-        let bdp = probed.bytes_in(varying.map_or(min_rtt, |rtt| rtt.max(min_rtt)));
+    fn memory_limit(&self, rate: BitRate, min_rtt: Duration) -> u64 {
+        // The smallest RTT is not what a path holds whose RTT varies.
+        let bdp = rate.bytes_in(self.law.varying_rtt().map_or(min_rtt, |rtt| rtt.max(min_rtt)));
         let all = bdp.as_u64() * MEMORY_BDPS + MEMORY_BASE;
         let elsewhere = rate.bytes_in(TCP_TIME).as_u64().min(TCP_MAX) + LOOSE;
         all.saturating_sub(elsewhere + self.sent.memory() as u64)

@@ -13,6 +13,17 @@ const PRESUMED_LOSS_MAX: u64 = 60;
 /// For so long after there was no room at the far end retransmissions are protected.
 const CROWDED: Duration = Duration::from_secs(30);
 
+/// What the STREAM frames of a datagram bring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Carrying {
+    /// What is lost, then what is new.
+    Any,
+    /// What was never sent.
+    New,
+    /// As `Any`, in a block: each frame with its length.
+    Block,
+}
+
 impl Session {
     /// The share of what is sent again that is expected to be lost again, in permille.
     pub(super) fn resent_loss_permille(&self) -> u64 {
@@ -42,17 +53,26 @@ impl Session {
         }
     }
 
-    /// Appends STREAM frames up to `limit`, as a block where they bring retransmissions.
+    /// Appends STREAM frames up to `limit`, as a block where they bring retransmissions that are to be protected.
     pub(super) fn put_data(&mut self, now: Instant, limit: usize, out: &mut Vec<u8>) -> bool {
         let start = out.len();
         // A symbol that is as long, and even, has to fit a datagram as well.
         let longest = (self.payload_max - wire::PARITY_HEAD_LEN) & !1;
-        if !self.streams.has_losing() || !self.protects_resent(now) {
-            return self.put_streams(now, limit, false, out);
+        if !self.streams.has_losing() {
+            self.parity.on_none_losing();
+            return self.put_streams(now, limit, Carrying::Any, out);
+        }
+        if !self.protects_resent(now) {
+            return self.put_streams(now, limit, Carrying::Any, out);
+        }
+        let at = (now, self.sent.next_number());
+        let too_soon = self.parity.is_too_soon(at, self.rtt.srtt()) && self.streams.has_new();
+        if too_soon && self.put_streams(now, limit, Carrying::New, out) {
+            return true;
         }
         wire::put_block(self.parity.next_place(), out);
         let block = out.len();
-        if !self.put_streams(now, limit.min(block + longest), true, out) {
+        if !self.put_streams(now, limit.min(block + longest), Carrying::Block, out) {
             out.truncate(start);
             return false;
         }
@@ -60,7 +80,7 @@ impl Session {
             SentFrame::Stream { stream, offset, len, .. } => Some((stream, offset + u64::from(len))),
             _ => None,
         });
-        self.parity.on_block(now, &out[block..], reach);
+        self.parity.on_block(at, &out[block..], reach);
         true
     }
 
